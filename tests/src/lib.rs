@@ -1,0 +1,1 @@
+//! Test bench: namespaces, traffic, and a driver for the `fwtrace` binary.

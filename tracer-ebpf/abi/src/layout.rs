@@ -1,0 +1,94 @@
+//! Byte offsets into kernel structs, resolved from BTF in user space.
+
+/// An offset that the running kernel's BTF does not have; the feature that needs it is off.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! layout {
+    ($($(#[$m:meta])* $name:ident = $path:literal),* $(,)?) => {
+        /// Byte offset of each kernel field the BPF programs read, or [`ABSENT`].
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Layout { $($(#[$m])* #[doc = concat!("Offset of `", $path, "`.")] pub $name: u32),* }
+
+        impl Layout {
+            /// Nothing resolved.
+            pub const UNRESOLVED: Self = Self { $($name: ABSENT),* };
+            /// Each field's BTF path, `struct.member[.member]`, in the order of the fields.
+            pub const PATHS: &'static [(&'static str, &'static str)] = &[$((stringify!($name), $path)),*];
+
+            /// Sets the field called `name`; false if there is none.
+            pub fn set(&mut self, name: &str, offset: u32) -> bool {
+                match name { $(stringify!($name) => self.$name = offset,)* _ => return false }
+                true
+            }
+
+            /// The field called `name`, or [`ABSENT`].
+            pub fn get(&self, name: &str) -> u32 {
+                match name { $(stringify!($name) => self.$name,)* _ => ABSENT }
+            }
+        }
+    };
+}
+
+layout! {
+    skb_dev = "sk_buff.dev",
+    skb_sk = "sk_buff.sk",
+    skb_dst = "sk_buff._skb_refdst",
+    skb_nfct = "sk_buff._nfct",
+    skb_len = "sk_buff.len",
+    skb_data_len = "sk_buff.data_len",
+    skb_iif = "sk_buff.skb_iif",
+    skb_mark = "sk_buff.mark",
+    skb_protocol = "sk_buff.protocol",
+    skb_vlan_tci = "sk_buff.vlan_tci",
+    skb_vlan_proto = "sk_buff.vlan_proto",
+    skb_network_header = "sk_buff.network_header",
+    skb_mac_header = "sk_buff.mac_header",
+    skb_tail = "sk_buff.tail",
+    skb_head = "sk_buff.head",
+    skb_data = "sk_buff.data",
+    dev_ifindex = "net_device.ifindex",
+    dev_name = "net_device.name",
+    dev_net = "net_device.nd_net",
+    dev_type = "net_device.type",
+    sock_net = "sock_common.skc_net",
+    dst_dev = "dst_entry.dev",
+    net_inum = "net.ns.inum",
+    net_nft_generation = "net.nft.base_seq",
+    net_hooks_ipv4 = "net.nf.hooks_ipv4",
+    net_hooks_ipv6 = "net.nf.hooks_ipv6",
+    hook_entries_num = "nf_hook_entries.num_hook_entries",
+    hook_entries_hooks = "nf_hook_entries.hooks",
+    state_hook = "nf_hook_state.hook",
+    state_pf = "nf_hook_state.pf",
+    state_in = "nf_hook_state.in",
+    state_out = "nf_hook_state.out",
+    state_net = "nf_hook_state.net",
+    pktinfo_skb = "nft_pktinfo.skb",
+    pktinfo_state = "nft_pktinfo.state",
+    chain_blob0 = "nft_chain.blob_gen_0",
+    chain_blob1 = "nft_chain.blob_gen_1",
+    chain_table = "nft_chain.table",
+    chain_handle = "nft_chain.handle",
+    chain_name = "nft_chain.name",
+    table_handle = "nft_table.handle",
+    table_name = "nft_table.name",
+    last_chain = "nft_rule_dp_last.chain",
+    blob_data = "nft_rule_blob.data",
+    ct_status = "nf_conn.status",
+    ct_mark = "nf_conn.mark",
+    ct_zone = "nf_conn.zone.id",
+    ct_tuples = "nf_conn.tuplehash",
+    ct_tcp_state = "nf_conn.proto.tcp.state",
+    tuplehash_tuple = "nf_conntrack_tuple_hash.tuple",
+    task_stack = "task_struct.stack",
+    task_flags = "task_struct.flags",
+    task_group_leader = "task_struct.group_leader",
+    task_comm = "task_struct.comm",
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::UNRESOLVED
+    }
+}

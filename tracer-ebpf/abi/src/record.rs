@@ -1,0 +1,155 @@
+//! One drop, as the BPF program saw it.
+
+use crate::IFNAMSIZ;
+
+/// Version of the record; user space refuses any other.
+pub const ABI_VERSION: u32 = 1;
+/// Longest captured packet, bytes.
+pub const SNAP_MAX: usize = 2048;
+/// Words of kernel stack above the tracepoint's arguments that can go with a record.
+pub const STACK_WORDS: usize = 96;
+/// Bytes of a table's or chain's name that go with a record; the handles are the identity.
+pub const NAME_MAX: usize = 32;
+/// Length of `struct nf_conntrack_tuple` (include/net/netfilter/nf_conntrack_tuple.h, v6.18):
+/// source address (16), source port or id (2), L3 protocol number (2), destination address (16),
+/// destination port or type and code (2), protocol (1), direction (1). Addresses, ports: big-endian.
+pub const TUPLE_LEN: usize = 40;
+
+/// [`Record::hook`] and [`Record::pf`] when they are not known.
+pub const UNKNOWN: u8 = 0xff;
+
+/// [`Record::flags`]: the packet was sent by the process in `tgid`, `uid`, `comm`.
+pub const FLAG_PROCESS: u32 = 1;
+/// [`Record::flags`]: conntrack is hooked into PREROUTING of the packet's family in this netns.
+pub const FLAG_CT_PREROUTING: u32 = 2;
+/// [`Record::flags`]: conntrack is hooked into OUTPUT of the packet's family in this netns.
+pub const FLAG_CT_OUTPUT: u32 = 4;
+/// [`Record::flags`]: whether conntrack is hooked in could be read.
+pub const FLAG_CT_HOOKS_READ: u32 = 8;
+/// [`Record::flags`]: the capture starts with the link-layer header.
+pub const FLAG_L2: u32 = 16;
+/// [`Record::flags`]: a VLAN tag is held beside the packet (`vlan_tci`, `vlan_proto`).
+pub const FLAG_VLAN: u32 = 32;
+/// [`Record::flags`]: the stack words follow the captured packet.
+pub const FLAG_STACK: u32 = 64;
+
+/// [`RuleEvidence::kind`]: no rule pointer was looked for (not an nf_tables drop site we learnt).
+pub const RULE_NONE: u32 = 0;
+/// [`RuleEvidence::kind`]: dropped by the rule in `rule_handle`.
+pub const RULE_RULE: u32 = 1;
+/// [`RuleEvidence::kind`]: dropped by the policy of the base chain in `chain_handle`.
+pub const RULE_POLICY: u32 = 2;
+/// [`RuleEvidence::kind`]: a learnt drop site, but the pointer did not pass validation.
+pub const RULE_INVALID: u32 = 3;
+
+/// Which rule, read from the kernel's stack and validated against the chain's rule blob.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct RuleEvidence {
+    /// `RULE_*`.
+    pub kind: u32,
+    /// 1-based position of the rule in its chain; for a policy, the number of rules in the chain.
+    pub number: u32,
+    /// `nft_rule_dp.handle`; 0 for a policy.
+    pub rule_handle: u64,
+    /// `nft_chain.handle` of the chain that holds the rule.
+    pub chain_handle: u64,
+    /// `nft_table.handle`: unique in its netns, never reused.
+    pub table_handle: u64,
+    /// `nft_chain.handle` of the base chain the packet entered through; 0 if not known.
+    pub base_chain_handle: u64,
+    /// Table name, NUL-terminated, cut to fit.
+    pub table: [u8; NAME_MAX],
+    /// Chain name, NUL-terminated, cut to fit.
+    pub chain: [u8; NAME_MAX],
+}
+
+/// A drop. `captured` bytes of packet follow, then, with [`FLAG_STACK`], [`STACK_WORDS`] words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct Record {
+    /// [`ABI_VERSION`].
+    pub version: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub time: u64,
+    /// Address of the sk_buff.
+    pub skb: u64,
+    /// Return address of the caller that freed the packet.
+    pub location: u64,
+    /// `enum skb_drop_reason` of the running kernel.
+    pub reason: u32,
+    /// Processor.
+    pub cpu: u32,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// `net.nft.base_seq`, the ruleset's generation; 0 if this kernel does not show it.
+    pub generation: u32,
+    /// Interface the packet came in on; 0 if none.
+    pub iif: u32,
+    /// Interface the packet was going out of; 0 if none or not known.
+    pub oif: u32,
+    /// Name of `iif`, NUL-padded.
+    pub iif_name: [u8; IFNAMSIZ],
+    /// Name of `oif`, NUL-padded.
+    pub oif_name: [u8; IFNAMSIZ],
+    /// `sk_buff.mark`.
+    pub mark: u32,
+    /// `sk_buff.len` at the moment of the drop.
+    pub len: u32,
+    /// `sk_buff.protocol`, big-endian.
+    pub protocol: u16,
+    /// `net_device.type` of the packet's device (ARPHRD_*); 0xffff if it has none.
+    pub link_type: u16,
+    /// Netfilter hook number within `pf`, or [`UNKNOWN`].
+    pub hook: u8,
+    /// Netfilter protocol family (NFPROTO_*), or [`UNKNOWN`].
+    pub pf: u8,
+    /// VLAN tag control information (host order), with [`FLAG_VLAN`].
+    pub vlan_tci: u16,
+    /// VLAN protocol (big-endian), with [`FLAG_VLAN`].
+    pub vlan_proto: u16,
+    /// Bytes of link-layer header at the start of the capture.
+    pub l2_len: u16,
+    /// Bytes of packet that follow this record.
+    pub captured: u32,
+    /// `sk_buff._nfct`: the nf_conn's address, `enum ip_conntrack_info` in the low three bits.
+    pub nfct: u64,
+    /// `nf_conn.status`, IPS_* bits.
+    pub ct_status: u32,
+    /// `nf_conn.mark`.
+    pub ct_mark: u32,
+    /// `nf_conn.zone.id`.
+    pub ct_zone: u16,
+    /// `nf_conn.proto.tcp.state`; a value only if the tuple's protocol is TCP.
+    pub ct_tcp_state: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Thread id, with [`FLAG_PROCESS`].
+    pub pid: u32,
+    /// Process id, with [`FLAG_PROCESS`].
+    pub tgid: u32,
+    /// User id, with [`FLAG_PROCESS`].
+    pub uid: u32,
+    /// Command name of the process (its main thread's), NUL-padded.
+    pub comm: [u8; 16],
+    /// The connection's original tuple.
+    pub ct_orig: [u8; TUPLE_LEN],
+    /// The connection's reply tuple.
+    pub ct_reply: [u8; TUPLE_LEN],
+    /// The rule.
+    pub rule: RuleEvidence,
+}
+
+const _: () = assert!(size_of::<RuleEvidence>() == 40 + 2 * NAME_MAX);
+const _: () = assert!(size_of::<Record>() == 240 + size_of::<RuleEvidence>());
+const _: () = assert!(size_of::<Record>().is_multiple_of(8));

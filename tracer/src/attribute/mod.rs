@@ -1,0 +1,1 @@
+//! Drop record + ruleset -> attributed event.

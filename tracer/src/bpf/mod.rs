@@ -1,0 +1,1 @@
+//! The BPF programs: load, calibrate, attach, read the ring. The only module that names aya.

@@ -1,0 +1,1 @@
+//! The one public event type, version 1.

@@ -1,0 +1,1 @@
+//! BTF parser: pure, bytes -> types.

@@ -1,0 +1,1 @@
+//! Capabilities this process has and lacks.

@@ -1,0 +1,1 @@
+//! BTF -> the offsets that the BPF programs read.

@@ -1,0 +1,1 @@
+//! `enum skb_drop_reason` of the running kernel.

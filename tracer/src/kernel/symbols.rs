@@ -1,0 +1,1 @@
+//! /proc/kallsyms: the few functions fwtrace asks for.

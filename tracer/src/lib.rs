@@ -1,0 +1,35 @@
+//! fwtrace names the firewall rule behind each packet that Linux netfilter drops.
+//!
+//! ```text
+//! kernel                     agent
+//! kfree_skb  --ring buffer-> bpf::reader -----> attribute --> event::Event --> output::{text,json}
+//! nf_tables dump+generation> ruleset::snapshot --^
+//! ```
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`cli`] | command line -> a validated plan; nothing else sees raw flags |
+//! | [`bpf`] | the only module that names aya: load, calibrate, attach, read the ring |
+//! | [`kernel`] | the running kernel: BTF, struct layout, drop reasons, symbols, capabilities |
+//! | [`netlink`] | sockets and codecs: bytes <-> structs, no policy |
+//! | [`ruleset`] | the model, per-netns snapshots by generation, rendering in nft syntax |
+//! | [`attribute`] | drop record + ruleset -> attributed event |
+//! | [`packet`] | captured bytes -> packet summary |
+//! | [`event`] | the one public event type, versioned |
+//! | [`output`] | text, JSON lines, the summary |
+//! | [`netns`] | network namespaces: find, name, enter |
+//! | [`pipeline`] | the live run: sources, attribution, output, shutdown |
+//! | [`demo`] | namespaces of its own, a broken firewall, real traffic |
+
+pub mod attribute;
+pub mod bpf;
+pub mod cli;
+pub mod demo;
+pub mod event;
+pub mod kernel;
+pub mod netlink;
+pub mod netns;
+pub mod output;
+pub mod packet;
+pub mod pipeline;
+pub mod ruleset;

@@ -1,0 +1,3 @@
+//! The `fwtrace` command.
+
+fn main() {}

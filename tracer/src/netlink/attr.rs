@@ -1,0 +1,1 @@
+//! Netlink attributes (TLV): zero-copy reader and writer.

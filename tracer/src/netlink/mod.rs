@@ -1,0 +1,7 @@
+//! Netlink sockets and codecs: bytes <-> structs, no policy.
+
+pub mod attr;
+pub mod nft_write;
+pub mod nftables;
+pub mod rtnl;
+pub mod socket;

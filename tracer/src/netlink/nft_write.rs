@@ -1,0 +1,1 @@
+//! nf_tables batches: create tables, chains, rules and sets.

@@ -1,0 +1,1 @@
+//! Network namespaces: find, name, enter.

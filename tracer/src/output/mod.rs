@@ -1,0 +1,1 @@
+//! Sinks: text, JSON lines, the summary.

@@ -1,0 +1,1 @@
+//! The live run: sources, attribution, output, shutdown.

@@ -1,0 +1,5 @@
+//! The ruleset: model, snapshots by generation, rendering.
+
+pub mod model;
+pub mod render;
+pub mod snapshot;

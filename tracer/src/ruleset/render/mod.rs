@@ -1,0 +1,1 @@
+//! Rules as `nft list ruleset` prints them.

@@ -1,0 +1,1 @@
+//! A netns's rulesets by generation, followed live.
