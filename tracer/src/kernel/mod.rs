@@ -5,3 +5,4 @@ pub mod caps;
 pub mod layout;
 pub mod reasons;
 pub mod symbols;
+pub mod types;
