@@ -100,7 +100,9 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     scan.stack = ctx.as_ptr() as u64;
     scan.out.location = ctx.arg::<u64>(1);
     scan.out.reason = ctx.arg::<u32>(2);
+    scan.out.mark = u32_at(skb, offset!(skb_mark));
     scan.out.words = 0;
+    scan.out.pad = 0;
     scan.out.rule_count = 0;
     scan.out.pktinfo_count = 0;
     // SAFETY: `look` is a valid callback.

@@ -2,11 +2,9 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{
-        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output,
-    },
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output},
     macros::{btf_tracepoint, map},
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
@@ -16,16 +14,14 @@ use fwtrace_abi::{
 };
 
 use crate::{
-    conntrack,
-    filter::{self, Window},
+    conntrack, filter,
     kernel::{copy, copy_str, offset, u8_at, u16_at, u32_at, u64_at},
     process, rule,
+    scratch::{L2_MAX, SETTINGS, Scratch, scratch},
 };
 
 /// Bytes of sk_buff that are copied in one go; user space checks that every offset lies within.
 const SKB_BYTES: usize = fwtrace_abi::SKB_BYTES as usize;
-/// Longest link-layer header that goes with a packet.
-const L2_MAX: u32 = 64;
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
 const STACK_PIECE: usize = 16;
 /// Wake the reader at most this often per CPU, nanoseconds; in between it polls.
@@ -36,9 +32,6 @@ const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const FIRST_INODE: u32 = 0xf000_0000;
 const NF_INET_LOCAL_OUT: u8 = 3;
 const ETH_P_IPV6: u16 = 0x86dd;
-
-#[map]
-static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// Watched network namespaces, by inode.
 #[map]
@@ -54,19 +47,6 @@ static REASON_COUNTS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(
 #[map]
 static RING: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
-#[repr(C)]
-struct Scratch {
-    record: Record,
-    /// The packet, then the stack words; the slack keeps masked indices inside.
-    data: [u8; SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8],
-    skb: [u8; SKB_BYTES + 8],
-    stack_pointer: u64,
-    last_wakeup: u64,
-}
-
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn drops(ctx: BtfTracePointContext) -> i32 {
     handle(&ctx);
@@ -79,7 +59,12 @@ macro_rules! skb {
         let offset = offset!($field) as usize & (SKB_BYTES - 1);
         // SAFETY: within `skb`, whose slack covers the last field's width.
         unsafe {
-            core::ptr::read_volatile((&raw const $scratch.skb).cast::<u8>().add(offset).cast::<$t>())
+            core::ptr::read_volatile(
+                (&raw const $scratch.skb)
+                    .cast::<u8>()
+                    .add(offset)
+                    .cast::<$t>(),
+            )
         }
     }};
 }
@@ -87,9 +72,8 @@ macro_rules! skb {
 #[inline(always)]
 fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     let settings = SETTINGS.get(0)?;
-    // SAFETY: per-CPU map values; the kernel never runs the program nested on a CPU.
-    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
-    // SAFETY: as above.
+    let scratch = scratch()?;
+    // SAFETY: as for the scratch memory.
     let counters = unsafe { &mut *COUNTERS.get_ptr_mut(0)? };
     let skb = ctx.arg::<u64>(0);
     let location = ctx.arg::<u64>(1);
@@ -116,28 +100,24 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     }
     counters.seen += 1;
 
-    // SAFETY: a map value, zeroed by the kernel and written by this program alone.
-    let record = unsafe { &mut *(&raw mut scratch.record) };
-    begin(record);
+    begin(&mut scratch.record);
     capture(scratch, settings.snaplen);
     let protocol = u16::from_be(skb!(scratch, skb_protocol, u16));
-    let window = Window::new((&raw const scratch.data).cast(), record.captured);
-    let headers = filter::headers(window, record.l2_len as u32, protocol);
-    if !filter::packet_matches(settings, window, &headers) {
+    filter::parse(scratch, protocol);
+    if !filter::packet_matches(settings, scratch) {
         counters.filtered += 1;
         return None;
     }
 
     let wanted = filter::reason_wanted(settings, reason);
-    let site = learnt_site(settings, location);
-    match site {
-        Some(site) if wanted => hook_state(record, site, stack, skb),
-        _ => {}
+    find_site(settings, location, &mut scratch.site);
+    let known_site = scratch.site.kind != SITE_NONE;
+    let framed = known_site && hook_state(&mut scratch.record, &scratch.site, stack, skb);
+    if !framed {
+        let iif = skb!(scratch, skb_iif, u32);
+        interfaces(&mut scratch.record, iif, dev);
     }
-    if record.hook == UNKNOWN {
-        interfaces(record, skb!(scratch, skb_iif, u32), dev);
-    }
-    if !filter::interface_matches(settings, record) {
+    if !filter::interface_matches(settings, scratch) {
         counters.filtered += 1;
         return None;
     }
@@ -147,6 +127,14 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
 
+    let mark = skb!(scratch, skb_mark, u32);
+    let len = skb!(scratch, skb_len, u32);
+    let nfct = skb!(scratch, skb_nfct, u64);
+    let (vlan_proto, vlan_tci) = (
+        skb!(scratch, skb_vlan_proto, u16),
+        skb!(scratch, skb_vlan_tci, u16),
+    );
+    let record = &mut scratch.record;
     // SAFETY: helpers without arguments.
     unsafe {
         record.time = bpf_ktime_get_ns();
@@ -157,28 +145,28 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     record.reason = reason;
     record.netns = netns;
     record.generation = u32_at(net, offset!(net_nft_generation));
-    record.mark = skb!(scratch, skb_mark, u32);
-    record.len = skb!(scratch, skb_len, u32);
+    record.mark = mark;
+    record.len = len;
     record.protocol = protocol.to_be();
     record.link_type = if dev == 0 {
         0xffff
     } else {
         u16_at(dev, offset!(dev_type))
     };
-    if skb!(scratch, skb_vlan_proto, u16) != 0 && offset!(skb_vlan_proto) != ABSENT {
+    if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
         record.flags |= FLAG_VLAN;
-        record.vlan_tci = skb!(scratch, skb_vlan_tci, u16);
-        record.vlan_proto = skb!(scratch, skb_vlan_proto, u16);
+        record.vlan_tci = vlan_tci;
+        record.vlan_proto = vlan_proto;
     }
-    if offset!(skb_nfct) != ABSENT {
-        let nfct = skb!(scratch, skb_nfct, u64);
-        conntrack::fill(record, settings, nfct, net, protocol == ETH_P_IPV6);
-    }
+    let nfct = if offset!(skb_nfct) == ABSENT { 0 } else { nfct };
+    conntrack::fill(record, settings, nfct, net, protocol == ETH_P_IPV6);
     if record.hook == NF_INET_LOCAL_OUT || record.hook == UNKNOWN {
         process::fill(record, stack);
     }
-    if let Some(site) = site {
-        evidence(record, site, stack, net);
+    if framed {
+        evidence(record, &scratch.site, stack, net);
+    } else if known_site {
+        record.rule.kind = RULE_INVALID;
     }
     send(scratch, settings, counters, stack);
     Some(())
@@ -260,17 +248,19 @@ fn capture(scratch: &mut Scratch, snaplen: u32) {
         scratch.record.flags &= !FLAG_L2;
     }
     scratch.record.captured = length;
+    scratch.packet = head + start as u64;
 }
 
+/// Copies the site learnt for `location`; its kind is `SITE_NONE` if there is none.
 #[inline(always)]
-fn learnt_site(settings: &Settings, location: u64) -> Option<&Site> {
+fn find_site(settings: &Settings, location: u64, site: &mut Site) {
+    site.kind = SITE_NONE;
     for i in 0..SITES {
-        let site = &settings.sites[i];
-        if site.kind != SITE_NONE && site.location == location {
-            return Some(site);
+        if settings.sites[i].location == location {
+            *site = settings.sites[i];
+            return;
         }
     }
-    None
 }
 
 /// The word in a slot above the tracepoint's arguments.
@@ -282,16 +272,17 @@ fn slot(stack: u64, slot: i32) -> u64 {
     u64_at(stack, slot as u32 * 8)
 }
 
-/// Hook and interfaces from `nft_pktinfo.state`, if the slot does hold this packet's pktinfo.
+/// Hook and interfaces from `nft_pktinfo.state`. False if the slot does not hold the pktinfo of
+/// this very packet: then the stack has another shape than the one learnt.
 #[inline(always)]
-fn hook_state(record: &mut Record, site: &Site, stack: u64, skb: u64) {
+fn hook_state(record: &mut Record, site: &Site, stack: u64, skb: u64) -> bool {
     let pktinfo = slot(stack, site.pktinfo_slot);
     if pktinfo == 0 || u64_at(pktinfo, offset!(pktinfo_skb)) != skb {
-        return;
+        return false;
     }
     let state = u64_at(pktinfo, offset!(pktinfo_state));
     if state == 0 {
-        return;
+        return false;
     }
     record.hook = u8_at(state, offset!(state_hook));
     record.pf = u8_at(state, offset!(state_pf));
@@ -299,6 +290,7 @@ fn hook_state(record: &mut Record, site: &Site, stack: u64, skb: u64) {
     let output = u64_at(state, offset!(state_out));
     record.iif = device(&mut record.iif_name, input);
     record.oif = device(&mut record.oif_name, output);
+    true
 }
 
 /// Without a hook state: the interface it came in on, and the device that it stands at.
@@ -385,9 +377,7 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
     }
     let unattributed =
         scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
-    if settings.want_stack != 0
-        && unattributed
-        && scratch.record.reason == settings.netfilter_drop
+    if settings.want_stack != 0 && unattributed && scratch.record.reason == settings.netfilter_drop
     {
         scratch.record.flags |= FLAG_STACK;
         // Aligned, so that user space can read words.
@@ -396,7 +386,9 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
             let at = piece * STACK_PIECE * 8;
             // SAFETY: length <= SNAP_MAX, so the words end inside `data`.
             unsafe {
-                let dst = (&raw mut scratch.data).cast::<u8>().add(length as usize + at);
+                let dst = (&raw mut scratch.data)
+                    .cast::<u8>()
+                    .add(length as usize + at);
                 if !copy(dst, STACK_PIECE as u32 * 8, stack + at as u64) {
                     core::ptr::write_bytes(dst.cast::<u64>(), 0, STACK_PIECE);
                 }
@@ -406,7 +398,7 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
     }
     let size = size_of::<Record>() as u64 + length as u64;
     let now = scratch.record.time;
-    // A ring that the reader has emptied, or that fills while the reader sleeps, wakes it; else it polls.
+    // One wakeup per CPU and millisecond: after one, the reader polls for longer than that.
     let flags = if now - scratch.last_wakeup >= WAKE_INTERVAL {
         scratch.last_wakeup = now;
         BPF_RB_FORCE_WAKEUP

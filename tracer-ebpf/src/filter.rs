@@ -1,8 +1,16 @@
 //! The filter: decided on the captured headers before anything is sent.
+//!
+//! Loops are `bpf_loop` callbacks over state in [`Scratch`]: the verifier follows a callback once,
+//! a plain loop once per value of everything that it branches on.
 
-use fwtrace_abi::{
-    IFACES, IFNAMSIZ, PORTS, PREFIXES, PortRange, Prefix, Record, SIDE_DST, SIDE_SRC,
-    Settings,
+use core::{ffi::c_void, ptr::null_mut};
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use fwtrace_abi::{IFACES, IFNAMSIZ, PORTS, PREFIXES, REASONS, SIDE_DST, SIDE_SRC, Settings};
+
+use crate::{
+    kernel::copy,
+    scratch::{SETTINGS, Scratch, scratch},
 };
 
 const ETH_P_IP: u16 = 0x0800;
@@ -12,272 +20,261 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// VLAN tags inside the packet that are skipped.
 const VLANS: usize = 2;
 /// IPv6 extension headers that are skipped.
-const EXTENSIONS: usize = 8;
-/// Reach of header parsing into the capture; a power of two, for the verifier.
-const REACH: u32 = 1024;
+const EXTENSIONS: u32 = 8;
 
-/// A window on the captured bytes.
-#[derive(Clone, Copy)]
-pub struct Window {
-    data: *const u8,
-    len: u32,
-}
-
-impl Window {
-    /// `data` must point to at least [`REACH`] readable bytes, of which `len` were captured.
-    #[inline(always)]
-    pub fn new(data: *const u8, len: u32) -> Self {
-        Self { data, len }
-    }
-
-    /// The byte at `at`, if it was captured.
-    #[inline(always)]
-    fn byte(self, at: u32) -> Option<u8> {
-        if at >= self.len || at >= REACH {
-            return None;
-        }
-        // SAFETY: bounded by REACH.
-        Some(unsafe { core::ptr::read_volatile(self.data.add((at & (REACH - 1)) as usize)) })
-    }
-
-    /// The big-endian u16 at `at`.
-    #[inline(always)]
-    fn be16(self, at: u32) -> Option<u16> {
-        Some((self.byte(at)? as u16) << 8 | self.byte(at + 1)? as u16)
-    }
-}
-
-/// What the filter needs of a packet's headers.
-#[derive(Clone, Copy, Default)]
+/// What the filter needs of a packet's headers, and which conditions they have met.
+#[repr(C)]
 pub struct Headers {
     /// 4, 6, or 0 if it is neither.
-    pub version: u32,
-    /// Protocol of the transport header.
-    proto: u8,
-    /// Where the addresses start.
-    addresses: u32,
-    /// Where the transport header starts; 0 if there is none here (a later fragment, cut short).
+    version: u32,
+    /// Protocol of the transport header; while IPv6 extensions are walked, of the next header.
+    proto: u32,
+    /// Offset of the transport header (or next extension); 0 if it is not in this packet.
     transport: u32,
+    /// Host order.
+    source_port: u32,
+    destination_port: u32,
+    /// A bit per side: a condition was asked for.
+    asked: u32,
+    /// A bit per side: one of its alternatives was met.
+    met: u32,
+    pad: u32,
+    /// Network order; IPv4 in the first word.
+    source: [u32; 4],
+    destination: [u32; 4],
 }
 
-/// Parses from the network header on. `protocol` is `skb->protocol`, host order.
+/// Copies `N` bytes at `at` of the capture; false, and zeros, if they were not all captured. From the
+/// packet itself rather than from the copy: the helper takes any offset, the verifier doesn't.
 #[inline(always)]
-pub fn headers(window: Window, mut l3: u32, mut protocol: u16) -> Headers {
+fn load<const N: usize>(scratch: &Scratch, at: u32, to: &mut [u8; N]) -> bool {
+    *to = [0; N];
+    at + N as u32 <= scratch.record.captured
+        && copy(to.as_mut_ptr(), N as u32, scratch.packet + at as u64)
+}
+
+/// Parses the headers that conditions look at. `protocol` is `skb->protocol`, host order.
+#[inline(always)]
+pub fn parse(scratch: &mut Scratch, mut protocol: u16) {
+    let mut l3 = scratch.record.l2_len as u32;
     for _ in 0..VLANS {
         if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
             break;
         }
-        protocol = window.be16(l3 + 2).unwrap_or(0);
+        let mut tag = [0; 4];
+        load(scratch, l3, &mut tag);
+        protocol = u16::from_be_bytes([tag[2], tag[3]]);
         l3 += 4;
     }
+    scratch.headers.version = 0;
+    scratch.headers.proto = 0;
+    scratch.headers.transport = 0;
     match protocol {
-        ETH_P_IP => ipv4(window, l3).unwrap_or_default(),
-        ETH_P_IPV6 => ipv6(window, l3).unwrap_or_default(),
-        _ => Headers::default(),
+        ETH_P_IP => ipv4(scratch, l3),
+        ETH_P_IPV6 => ipv6(scratch, l3),
+        _ => return,
+    }
+    let mut ports = [0; 4];
+    if !load(scratch, scratch.headers.transport, &mut ports) {
+        scratch.headers.transport = 0;
+    }
+    scratch.headers.source_port = u16::from_be_bytes([ports[0], ports[1]]) as u32;
+    scratch.headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]) as u32;
+}
+
+#[inline(always)]
+fn ipv4(scratch: &mut Scratch, l3: u32) {
+    let mut ip = [0; 20];
+    if !load(scratch, l3, &mut ip) {
+        return;
+    }
+    scratch.headers.version = 4;
+    scratch.headers.proto = ip[9] as u32;
+    scratch.headers.source = [
+        u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]),
+        0,
+        0,
+        0,
+    ];
+    scratch.headers.destination = [
+        u32::from_ne_bytes([ip[16], ip[17], ip[18], ip[19]]),
+        0,
+        0,
+        0,
+    ];
+    // Only the first fragment has a transport header.
+    if ip[6] & 0x1f == 0 && ip[7] == 0 {
+        scratch.headers.transport = l3 + (ip[0] & 0xf) as u32 * 4;
     }
 }
 
 #[inline(always)]
-fn ipv4(window: Window, l3: u32) -> Option<Headers> {
-    let first = window.byte(l3)?;
-    let fragment = window.be16(l3 + 6)? & 0x1fff;
-    let ihl = (first & 0xf) as u32 * 4;
-    Some(Headers {
-        version: 4,
-        proto: window.byte(l3 + 9)?,
-        addresses: l3 + 12,
-        transport: if fragment == 0 { l3 + ihl } else { 0 },
-    })
+fn ipv6(scratch: &mut Scratch, l3: u32) {
+    let mut start = [0; 8];
+    if !load(scratch, l3, &mut start) || l3 + 40 > scratch.record.captured {
+        return;
+    }
+    scratch.headers.version = 6;
+    scratch.headers.proto = start[6] as u32;
+    scratch.headers.transport = l3 + 40;
+    let addresses = scratch.packet + l3 as u64 + 8;
+    copy((&raw mut scratch.headers.source).cast(), 16, addresses);
+    copy(
+        (&raw mut scratch.headers.destination).cast(),
+        16,
+        addresses + 16,
+    );
+    each(EXTENSIONS, extension);
+}
+
+/// Steps over one IPv6 extension header.
+extern "C" fn extension(_: u32, _: *mut c_void) -> i64 {
+    let Some(scratch) = scratch() else { return 1 };
+    let at = scratch.headers.transport;
+    let mut header = [0; 4];
+    load(scratch, at, &mut header);
+    // IANA protocol numbers: hop-by-hop 0, routing 43, fragment 44, AH 51, destination options 60.
+    let length = match scratch.headers.proto {
+        0 | 43 | 60 => (header[1] as u32 + 1) * 8,
+        51 => (header[1] as u32 + 2) * 4,
+        44 => 8,
+        _ => return 1,
+    };
+    let later_fragment = scratch.headers.proto == 44 && (header[2] | header[3] & 0xf8) != 0;
+    scratch.headers.proto = header[0] as u32;
+    if later_fragment {
+        scratch.headers.transport = 0;
+        return 1;
+    }
+    scratch.headers.transport = at + length;
+    0
 }
 
 #[inline(always)]
-fn ipv6(window: Window, l3: u32) -> Option<Headers> {
-    let mut next = window.byte(l3 + 6)?;
-    let mut at = l3 + 40;
-    let mut first_fragment = true;
-    for _ in 0..EXTENSIONS {
-        // IANA protocol numbers: hop-by-hop 0, routing 43, fragment 44, AH 51, destination 60.
-        let length = match next {
-            0 | 43 | 60 => (window.byte(at + 1).unwrap_or(0) as u32 + 1) * 8,
-            51 => (window.byte(at + 1).unwrap_or(0) as u32 + 2) * 4,
-            44 => {
-                if window.be16(at + 2).unwrap_or(0) & 0xfff8 != 0 {
-                    first_fragment = false;
-                }
-                8
-            }
-            _ => break,
-        };
-        next = window.byte(at).unwrap_or(59);
-        at += length;
-        if !first_fragment {
-            break;
-        }
-    }
-    Some(Headers {
-        version: 6,
-        proto: next,
-        addresses: l3 + 8,
-        transport: if first_fragment { at } else { 0 },
-    })
+fn each(count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
+    // SAFETY: the callbacks here use no context.
+    unsafe { bpf_loop(count, callback as *mut c_void, null_mut(), 0) };
 }
 
 /// Whether the packet's headers match: version, protocol, addresses, ports.
 #[inline(always)]
-pub fn packet_matches(settings: &Settings, window: Window, headers: &Headers) -> bool {
-    if settings.ip_version != 0 && settings.ip_version != headers.version {
+pub fn packet_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
+    let version = scratch.headers.version;
+    if settings.ip_version != 0 && settings.ip_version != version {
         return false;
     }
-    if settings.proto_set != 0
-        && (headers.version == 0 || settings.proto != headers.proto as u32)
-    {
+    if settings.proto_set != 0 && (version == 0 || settings.proto != scratch.headers.proto) {
         return false;
     }
-    if settings.prefix_count != 0 && !addresses_match(settings, window, headers) {
-        return false;
-    }
-    settings.port_count == 0 || ports_match(settings, window, headers)
-}
-
-/// For each side: not asked for, or asked for and matched by one of the alternatives.
-struct Sides {
-    asked: [bool; 3],
-    matched: [bool; 3],
-}
-
-impl Sides {
-    #[inline(always)]
-    fn new() -> Self {
-        Self {
-            asked: [false; 3],
-            matched: [false; 3],
+    if settings.prefix_count != 0 {
+        scratch.headers.asked = 0;
+        scratch.headers.met = 0;
+        each(settings.prefix_count, prefix);
+        if scratch.headers.asked & !scratch.headers.met != 0 {
+            return false;
         }
     }
-
-    #[inline(always)]
-    fn note(&mut self, side: u32, source: bool, destination: bool) {
-        match side {
-            SIDE_SRC => {
-                self.asked[1] = true;
-                self.matched[1] |= source;
-            }
-            SIDE_DST => {
-                self.asked[2] = true;
-                self.matched[2] |= destination;
-            }
-            _ => {
-                self.asked[0] = true;
-                self.matched[0] |= source | destination;
-            }
+    if settings.port_count != 0 {
+        // TCP, UDP, DCCP, SCTP, UDP-Lite: the ports are the first four bytes.
+        if scratch.headers.transport == 0
+            || !matches!(scratch.headers.proto, 6 | 17 | 33 | 132 | 136)
+        {
+            return false;
         }
-    }
-
-    #[inline(always)]
-    fn all(&self) -> bool {
-        (!self.asked[0] | self.matched[0])
-            & (!self.asked[1] | self.matched[1])
-            & (!self.asked[2] | self.matched[2])
-    }
-}
-
-#[inline(always)]
-fn ports_match(settings: &Settings, window: Window, headers: &Headers) -> bool {
-    // TCP, UDP, DCCP, SCTP, UDP-Lite: the ports are the first four bytes.
-    if headers.transport == 0 || !matches!(headers.proto, 6 | 17 | 33 | 132 | 136) {
-        return false;
-    }
-    let (Some(source), Some(destination)) = (
-        window.be16(headers.transport),
-        window.be16(headers.transport + 2),
-    ) else {
-        return false;
-    };
-    let mut sides = Sides::new();
-    for i in 0..PORTS {
-        if i as u32 >= settings.port_count {
-            break;
-        }
-        let PortRange { first, last, side } = settings.ports[i];
-        sides.note(
-            side,
-            source >= first && source <= last,
-            destination >= first && destination <= last,
-        );
-    }
-    sides.all()
-}
-
-#[inline(always)]
-fn prefix_matches(prefix: &Prefix, window: Window, at: u32, length: u32) -> bool {
-    for i in 0..16u32 {
-        if i >= length {
-            break;
-        }
-        let mask = prefix.mask[i as usize];
-        if mask == 0 {
-            break;
-        }
-        match window.byte(at + i) {
-            Some(byte) if byte & mask == prefix.addr[i as usize] => {}
-            _ => return false,
+        scratch.headers.asked = 0;
+        scratch.headers.met = 0;
+        each(settings.port_count, port);
+        if scratch.headers.asked & !scratch.headers.met != 0 {
+            return false;
         }
     }
     true
 }
 
+/// Notes one alternative of `side`. Without branches, for the verifier.
 #[inline(always)]
-fn addresses_match(settings: &Settings, window: Window, headers: &Headers) -> bool {
-    if headers.version == 0 {
-        return false;
+fn note(headers: &mut Headers, side: u32, source: bool, destination: bool) {
+    let met = (source & (side != SIDE_DST)) | (destination & (side != SIDE_SRC));
+    headers.asked |= 1 << (side & 3);
+    headers.met |= (met as u32) << (side & 3);
+}
+
+/// `index`, known to the verifier to be less than `N`, a power of two; the mask must survive the
+/// compiler, which knows as much already.
+#[inline(always)]
+fn bounded<const N: usize>(index: u32) -> usize {
+    const { assert!(N.is_power_of_two()) };
+    core::hint::black_box(index) as usize & (N - 1)
+}
+
+/// Tries one port range.
+extern "C" fn port(index: u32, _: *mut c_void) -> i64 {
+    let (Some(settings), Some(scratch)) = (SETTINGS.get(0), scratch()) else {
+        return 1;
+    };
+    let range = &settings.ports[bounded::<PORTS>(index)];
+    let headers = &mut scratch.headers;
+    let (first, last) = (range.first as u32, range.last as u32);
+    let source = headers.source_port >= first && headers.source_port <= last;
+    let destination = headers.destination_port >= first && headers.destination_port <= last;
+    note(headers, range.side, source, destination);
+    0
+}
+
+/// Tries one address prefix.
+extern "C" fn prefix(index: u32, _: *mut c_void) -> i64 {
+    let (Some(settings), Some(scratch)) = (SETTINGS.get(0), scratch()) else {
+        return 1;
+    };
+    let prefix = &settings.prefixes[bounded::<PREFIXES>(index)];
+    let headers = &mut scratch.headers;
+    let (mut source, mut destination) = (0, 0);
+    for i in 0..4 {
+        // An IPv4 prefix has a zero mask behind the first word.
+        source |= (headers.source[i] & prefix.mask[i]) ^ prefix.addr[i];
+        destination |= (headers.destination[i] & prefix.mask[i]) ^ prefix.addr[i];
     }
-    let length = if headers.version == 4 { 4 } else { 16 };
-    let mut sides = Sides::new();
-    for i in 0..PREFIXES {
-        if i as u32 >= settings.prefix_count {
-            break;
-        }
-        let prefix = &settings.prefixes[i];
-        let family = prefix.family == headers.version;
-        let source = family
-            && prefix.side != SIDE_DST
-            && prefix_matches(prefix, window, headers.addresses, length);
-        let destination = family
-            && prefix.side != SIDE_SRC
-            && prefix_matches(prefix, window, headers.addresses + length, length);
-        sides.note(prefix.side, source, destination);
-    }
-    sides.all()
+    let family = prefix.family == headers.version;
+    note(
+        headers,
+        prefix.side,
+        family & (source == 0),
+        family & (destination == 0),
+    );
+    0
 }
 
 /// Whether the packet came in or was going out through one of the interfaces asked for.
 #[inline(always)]
-pub fn interface_matches(settings: &Settings, record: &Record) -> bool {
+pub fn interface_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
     if settings.iface_count == 0 {
         return true;
     }
-    for i in 0..IFACES {
-        if i as u32 >= settings.iface_count {
-            break;
-        }
-        let wanted = &settings.ifaces[i];
-        if same(wanted, &record.iif_name) || same(wanted, &record.oif_name) {
-            return true;
-        }
-    }
-    false
+    scratch.headers.met = 0;
+    each(settings.iface_count, interface);
+    scratch.headers.met != 0
 }
 
+/// Tries one interface.
+extern "C" fn interface(index: u32, _: *mut c_void) -> i64 {
+    let (Some(settings), Some(scratch)) = (SETTINGS.get(0), scratch()) else {
+        return 1;
+    };
+    let wanted = &settings.ifaces[bounded::<IFACES>(index)];
+    let same = differ(wanted, &scratch.record.iif_name) == 0
+        || differ(wanted, &scratch.record.oif_name) == 0;
+    scratch.headers.met |= same as u32;
+    0
+}
+
+/// Zero if two NUL-padded names are the same.
 #[inline(always)]
-fn same(a: &[u8; IFNAMSIZ], b: &[u8; IFNAMSIZ]) -> bool {
+fn differ(a: &[u8; IFNAMSIZ], b: &[u8; IFNAMSIZ]) -> u8 {
+    let mut different = 0;
     for i in 0..IFNAMSIZ {
-        if a[i] != b[i] {
-            return false;
-        }
-        if a[i] == 0 {
-            return true;
-        }
+        different |= a[i] ^ b[i];
     }
-    true
+    different
 }
 
 /// Whether a drop for `reason` gets a record, or is only counted.
@@ -289,7 +286,7 @@ pub fn reason_wanted(settings: &Settings, reason: u32) -> bool {
     if settings.reason_count == 0 {
         return reason == settings.netfilter_drop;
     }
-    for i in 0..fwtrace_abi::REASONS {
+    for i in 0..REASONS {
         if i as u32 >= settings.reason_count {
             break;
         }

@@ -23,6 +23,8 @@ mod kernel;
 mod process;
 #[cfg(target_arch = "bpf")]
 mod rule;
+#[cfg(target_arch = "bpf")]
+mod scratch;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

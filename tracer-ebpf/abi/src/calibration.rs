@@ -39,8 +39,12 @@ pub struct Calibration {
     pub location: u64,
     /// Drop reason.
     pub reason: u32,
+    /// `sk_buff.mark`: which scene the packet belongs to.
+    pub mark: u32,
     /// Words that could be read.
     pub words: u32,
+    /// Zero.
+    pub pad: u32,
     /// How many of `rules` are in use.
     pub rule_count: u32,
     /// How many of `pktinfo` are in use.
