@@ -9,16 +9,15 @@
 //! notes where each record starts; records are decoded when asked for, from bytes that may be
 //! anything: references that lead nowhere, and types that contain themselves, are errors.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
+
+use record::{Kind, Member, RECORD_LEN, Type};
+
+mod record;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-const MAGIC: u16 = 0xeb9f;
-const VERSION: u8 = 1;
-const HEADER_LEN: usize = 24;
-/// Length of what every type record starts with: name, info, size or type; each a u32.
-const RECORD_LEN: usize = 12;
 /// Longest chain of typedefs, qualifiers and array dimensions that is followed. The kernel's own
 /// limit is 32 (`MAX_RESOLVE_DEPTH`, kernel/bpf/btf.c, v6.18).
 const MAX_CHAIN: usize = 64;
@@ -118,143 +117,12 @@ impl Field {
     }
 }
 
-/// `BTF_KIND_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Int,
-    Ptr,
-    Array,
-    Struct,
-    Union,
-    Enum,
-    Fwd,
-    Typedef,
-    Volatile,
-    Const,
-    Restrict,
-    Func,
-    FuncProto,
-    Var,
-    Datasec,
-    Float,
-    DeclTag,
-    TypeTag,
-    Enum64,
-}
-
-impl Kind {
-    fn new(kind: u32) -> Option<Self> {
-        Some(match kind {
-            1 => Self::Int,
-            2 => Self::Ptr,
-            3 => Self::Array,
-            4 => Self::Struct,
-            5 => Self::Union,
-            6 => Self::Enum,
-            7 => Self::Fwd,
-            8 => Self::Typedef,
-            9 => Self::Volatile,
-            10 => Self::Const,
-            11 => Self::Restrict,
-            12 => Self::Func,
-            13 => Self::FuncProto,
-            14 => Self::Var,
-            15 => Self::Datasec,
-            16 => Self::Float,
-            17 => Self::DeclTag,
-            18 => Self::TypeTag,
-            19 => Self::Enum64,
-            _ => return None,
-        })
-    }
-
-    /// Bytes that follow the record's common part.
-    fn extra_len(self, vlen: usize) -> usize {
-        match self {
-            Self::Int | Self::Var | Self::DeclTag => 4,
-            Self::Array => 12,
-            Self::Struct | Self::Union | Self::Datasec | Self::Enum64 => 12 * vlen,
-            Self::Enum | Self::FuncProto => 8 * vlen,
-            Self::Ptr
-            | Self::Fwd
-            | Self::Typedef
-            | Self::Volatile
-            | Self::Const
-            | Self::Restrict
-            | Self::Func
-            | Self::Float
-            | Self::TypeTag => 0,
-        }
-    }
-
-    fn is_composite(self) -> bool {
-        matches!(self, Self::Struct | Self::Union)
-    }
-
-    fn is_enum(self) -> bool {
-        matches!(self, Self::Enum | Self::Enum64)
-    }
-
-    /// Whether the type only gives another type a name or a qualifier.
-    fn is_alias(self) -> bool {
-        matches!(
-            self,
-            Self::Typedef | Self::Volatile | Self::Const | Self::Restrict | Self::TypeTag
-        )
-    }
-}
-
-/// One type record, decoded as far as all kinds are alike.
-#[derive(Clone, Copy)]
-struct Type<'a> {
-    id: u32,
-    kind: Kind,
-    /// For a struct: members carry bit-field sizes. For an enum: values are signed.
-    kind_flag: bool,
-    vlen: usize,
-    /// Bytes for kinds with a size, else the id of the type referred to.
-    size_or_type: u32,
-    /// What follows the common part.
-    extra: &'a [u8],
-}
-
-struct Member {
-    name: u32,
-    type_id: u32,
-    bit_offset: u32,
-    /// 0: not a bit-field, or a bit-field in the old encoding.
-    bit_size: u32,
-}
-
-impl Type<'_> {
-    fn word(&self, index: usize) -> Result<u32> {
-        u32_at(self.extra, index * 4).ok_or(BtfError::Malformed {
-            what: "record cut short",
-            id: self.id,
-        })
-    }
-
-    fn member(&self, index: usize) -> Result<Member> {
-        let offset = self.word(index * 3 + 2)?;
-        Ok(Member {
-            name: self.word(index * 3)?,
-            type_id: self.word(index * 3 + 1)?,
-            bit_offset: if self.kind_flag {
-                offset & 0x00ff_ffff
-            } else {
-                offset
-            },
-            bit_size: if self.kind_flag { offset >> 24 } else { 0 },
-        })
-    }
-}
-
 /// The types of a kernel, or of one of its modules.
 #[derive(Debug)]
 pub struct Btf {
     data: Vec<u8>,
     /// Where the names are in `data`.
-    strings: std::ops::Range<usize>,
+    strings: Range<usize>,
     /// Where in `data` each type's record starts; the first is that of `first_id`.
     records: Vec<u32>,
     /// Name offset and id of each named struct, union and enum.
@@ -283,7 +151,7 @@ impl Btf {
     }
 
     fn parse_with(data: Vec<u8>, base: Option<Arc<Btf>>) -> Result<Self> {
-        let (types, strings) = sections(&data)?;
+        let (types, strings) = record::sections(&data)?;
         let (first_id, first_string) = base
             .as_deref()
             .map_or(Some((1, 0)), |base| base.end())
@@ -301,14 +169,15 @@ impl Btf {
                 offset: at,
             };
             let record = section.get(at..).unwrap_or_default();
-            let (Some(name), Some(info)) = (u32_at(record, 0), u32_at(record, 4)) else {
+            let (Some(name), Some(info)) = (record::u32_at(record, 0), record::u32_at(record, 4))
+            else {
                 return Err(truncated);
             };
-            let kind = kind_of(info).ok_or(BtfError::UnknownKind {
-                kind: raw_kind(info),
+            let kind = record::kind_of(info).ok_or(BtfError::UnknownKind {
+                kind: record::raw_kind(info),
                 offset: at,
             })?;
-            let len = RECORD_LEN + kind.extra_len(vlen(info));
+            let len = RECORD_LEN + kind.extra_len(record::vlen(info));
             if record.len() < len {
                 return Err(truncated);
             }
@@ -589,11 +458,13 @@ impl Btf {
             .and_then(|index| self.records.get(index as usize))
             .and_then(|&at| self.data.get(at as usize..))
             .ok_or_else(|| malformed.clone())?;
-        let (Some(info), Some(size_or_type)) = (u32_at(record, 4), u32_at(record, 8)) else {
+        let (Some(info), Some(size_or_type)) =
+            (record::u32_at(record, 4), record::u32_at(record, 8))
+        else {
             return Err(malformed);
         };
-        let kind = kind_of(info).ok_or_else(|| malformed.clone())?;
-        let vlen = vlen(info);
+        let kind = record::kind_of(info).ok_or_else(|| malformed.clone())?;
+        let vlen = record::vlen(info);
         Ok(Type {
             id,
             kind,
@@ -631,69 +502,6 @@ impl Btf {
             .and_then(|tail| tail.strip_prefix(name))
             .is_some_and(|rest| rest.first() == Some(&0))
     }
-}
-
-/// Where the type records and the names are.
-fn sections(data: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>)> {
-    let truncated = |what, offset| BtfError::Truncated { what, offset };
-    let magic = data
-        .get(..2)
-        .and_then(|b| b.try_into().ok())
-        .map(u16::from_le_bytes)
-        .ok_or(truncated("header", 0))?;
-    if magic == MAGIC.swap_bytes() {
-        return Err(BtfError::BigEndian);
-    }
-    if magic != MAGIC {
-        return Err(BtfError::Magic(magic));
-    }
-    if data.len() < HEADER_LEN {
-        return Err(truncated("header", 0));
-    }
-    match data.get(2) {
-        Some(&VERSION) => {}
-        version => return Err(BtfError::Version(version.copied().unwrap_or_default())),
-    }
-    let word = |at| {
-        u32_at(data, at)
-            .map(|v| v as usize)
-            .ok_or(truncated("header", 0))
-    };
-    // A longer header than ours is a newer one; what it adds can be passed over.
-    let header_len = word(4)?;
-    if header_len < HEADER_LEN {
-        return Err(truncated("header", 0));
-    }
-    let section = |what, at: usize, len: usize| {
-        let start = header_len.checked_add(at);
-        start
-            .and_then(|start| Some(start..start.checked_add(len)?))
-            .filter(|range| range.end <= data.len())
-            .ok_or(truncated(what, start.unwrap_or(usize::MAX)))
-    };
-    Ok((
-        section("type section", word(8)?, word(12)?)?,
-        section("string section", word(16)?, word(20)?)?,
-    ))
-}
-
-fn u32_at(data: &[u8], at: usize) -> Option<u32> {
-    let bytes = data.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
-}
-
-/// Kind and count take the bits that v6.18 still leaves unused (and zero) beside them, so that
-/// a kernel that has come to need them is refused or read right, not misread.
-fn raw_kind(info: u32) -> u32 {
-    (info >> 24) & 0x7f
-}
-
-fn kind_of(info: u32) -> Option<Kind> {
-    Kind::new(raw_kind(info))
-}
-
-fn vlen(info: u32) -> usize {
-    (info & 0x00ff_ffff) as usize
 }
 
 fn add(a: u32, b: u32, id: u32) -> Result<u32> {

@@ -1,6 +1,9 @@
 //! Hand-built BTF, sound and hostile.
 
-use super::*;
+use super::{
+    record::{MAGIC, VERSION},
+    *,
+};
 use proptest::prelude::*;
 
 /// Writes BTF; ids and name offsets are given out in order.
