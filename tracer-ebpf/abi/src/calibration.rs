@@ -3,7 +3,7 @@
 /// Words of stack above the tracepoint's arguments that calibration looks at.
 pub const SCAN_WORDS: usize = 128;
 /// Words recognised at the most, of each kind.
-pub const CANDIDATES: usize = 16;
+pub const CANDIDATES: usize = 32;
 
 /// A stack word that is the address of a rule header in a live chain's blob.
 #[repr(C)]
