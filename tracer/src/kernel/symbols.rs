@@ -70,9 +70,7 @@ impl Symbols {
     /// # Errors
     /// As [`Symbols::load`].
     pub fn read(mut lines: impl BufRead, names: &[&'static str]) -> Result<Self, SymbolsError> {
-        let mut wanted = names.to_vec();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted = Wanted::new(names);
         let mut found: Vec<Symbol> = Vec::new();
         let mut addresses: Vec<u64> = Vec::with_capacity(1 << 17);
         let mut line = Vec::with_capacity(256);
@@ -80,7 +78,7 @@ impl Symbols {
             if let Some((start, kind, name)) = split(&line) {
                 addresses.push(start);
                 if matches!(kind, b't' | b'T' | b'w' | b'W')
-                    && let Some((name, part)) = recognise(name, &wanted)
+                    && let Some((name, part)) = wanted.recognise(name)
                 {
                     found.push(Symbol {
                         name,
@@ -95,8 +93,8 @@ impl Symbols {
         if !addresses.is_empty() && addresses.iter().all(|&address| address == 0) {
             return Err(SymbolsError::Hidden);
         }
-        // Sorted but for modules and BPF programs, which come last.
-        addresses.sort_unstable();
+        // A few sorted runs: the kernel's own, then each module's. The stable sort merges those.
+        addresses.sort();
         for symbol in &mut found {
             let next = addresses.partition_point(|&address| address <= symbol.start);
             // The very last symbol has no known end, and matches nothing.
@@ -130,44 +128,78 @@ impl Symbols {
     }
 }
 
-/// Address, type and name of a line.
+/// Address, type and the rest of a line, which begins with the name.
 fn split(line: &[u8]) -> Option<(u64, u8, &[u8])> {
-    let digits = line.iter().position(|b| !b.is_ascii_hexdigit())?;
-    let (address, rest) = line.split_at_checked(digits)?;
-    let [b' ', kind, b' ', rest @ ..] = rest else {
-        return None;
-    };
-    let name = rest
-        .split(|b| matches!(b, b'\t' | b' ' | b'\n'))
-        .next()
-        .filter(|name| !name.is_empty())?;
-    Some((hex(address)?, *kind, name))
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 16 {
-        return None;
+    let mut address = 0_u64;
+    let mut digits = 0;
+    for &byte in line {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => break,
+        };
+        address = (address << 4) | u64::from(digit);
+        digits += 1;
     }
-    digits.iter().try_fold(0, |value: u64, &digit| {
-        let digit = char::from(digit).to_digit(16)?;
-        Some((value << 4) | u64::from(digit))
-    })
+    match line.get(digits..)? {
+        [b' ', kind, b' ', rest @ ..] if (1..=16).contains(&digits) => Some((address, *kind, rest)),
+        _ => None,
+    }
 }
 
-fn recognise(name: &[u8], wanted: &[&'static str]) -> Option<(&'static str, Part)> {
-    let dot = name.iter().position(|&b| b == b'.').unwrap_or(name.len());
-    let (base, suffix) = name.split_at_checked(dot)?;
-    let index = wanted
-        .binary_search_by(|known| known.as_bytes().cmp(base))
-        .ok()?;
-    let part = if suffix.is_empty() {
-        Part::Whole
-    } else if suffix.ends_with(b".cold") {
-        Part::Cold
-    } else {
-        Part::Variant
-    };
-    Some((wanted.get(index)?, part))
+/// The names asked for, to look up each of the kernel's hundred thousand.
+struct Wanted {
+    /// Sorted.
+    names: Vec<&'static str>,
+    /// By first byte: bit N is set when there is a name of N bytes; 63 stands for longer ones.
+    lengths: [u64; 256],
+}
+
+impl Wanted {
+    fn new(names: &[&'static str]) -> Self {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        let mut lengths = [0; 256];
+        for name in &names {
+            if let Some(bits) = name
+                .bytes()
+                .next()
+                .and_then(|first| lengths.get_mut(usize::from(first)))
+            {
+                *bits |= length_bit(name.len());
+            }
+        }
+        Self { names, lengths }
+    }
+
+    /// `rest`: a name, what the compiler may have added after a dot, then white space.
+    fn recognise(&self, rest: &[u8]) -> Option<(&'static str, Part)> {
+        let is_end = |b: &u8| matches!(b, b'.' | b'\t' | b' ' | b'\n');
+        let len = rest.iter().position(is_end).unwrap_or(rest.len());
+        let lengths = self.lengths.get(usize::from(*rest.first()?))?;
+        if lengths & length_bit(len) == 0 {
+            return None;
+        }
+        let (name, rest) = rest.split_at_checked(len)?;
+        let index = self
+            .names
+            .binary_search_by(|known| known.as_bytes().cmp(name))
+            .ok()?;
+        let suffix = rest.split(|b| is_end(b) && *b != b'.').next()?;
+        let part = if suffix.is_empty() {
+            Part::Whole
+        } else if suffix.ends_with(b".cold") {
+            Part::Cold
+        } else {
+            Part::Variant
+        };
+        Some((self.names.get(index)?, part))
+    }
+}
+
+fn length_bit(len: usize) -> u64 {
+    1 << len.min(63)
 }
 
 #[cfg(test)]
