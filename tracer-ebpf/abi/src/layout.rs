@@ -1,5 +1,8 @@
 //! Byte offsets into kernel structs, resolved from BTF in user space.
 
+/// Bytes of sk_buff that the BPF program copies in one go; every `skb_*` offset must lie below.
+pub const SKB_BYTES: u32 = 256;
+
 /// An offset that the running kernel's BTF does not have; the feature that needs it is off.
 pub const ABSENT: u32 = u32::MAX;
 

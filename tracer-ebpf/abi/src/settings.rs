@@ -64,10 +64,10 @@ pub struct PortRange {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// Address, network order, host bits zero; IPv4 in the first four bytes.
-    pub addr: [u8; 16],
-    /// Mask, network order.
-    pub mask: [u8; 16],
+    /// Address, words in network order, host bits zero; IPv4 in the first word, the others zero.
+    pub addr: [u32; 4],
+    /// Mask, likewise.
+    pub mask: [u32; 4],
     /// 4 or 6.
     pub family: u32,
     /// `SIDE_*`.
@@ -150,8 +150,8 @@ impl Settings {
             side: SIDE_ANY,
         }; PORTS],
         prefixes: [Prefix {
-            addr: [0; 16],
-            mask: [0; 16],
+            addr: [0; 4],
+            mask: [0; 4],
             family: 0,
             side: SIDE_ANY,
         }; PREFIXES],

@@ -1,1 +1,4 @@
 //! The BPF programs: load, calibrate, attach, read the ring. The only module that names aya.
+
+pub mod load;
+pub mod reader;
