@@ -10,11 +10,12 @@ const PREFIX: &str = "SKB_DROP_REASON_";
 /// (`SKB_DROP_REASON_SUBSYS_SHIFT`, include/net/dropreason.h, v6.18); 0 is the core.
 const SUBSYS_SHIFT: u32 = 16;
 /// Enums of subsystems, whose values have the subsystem's bits set already: net/openvswitch/drop.h,
-/// net/mac80211/drop.h (v6.18).
+/// net/mac80211/drop.h (v6.18); that of the queueing disciplines came by v7.2.
 const SUBSYS_ENUMS: &[&str] = &[
     "ovs_drop_reason",
     "mac80211_drop_reason",
     "___mac80211_drop_reason",
+    "qdisc_drop_reason",
 ];
 /// Names offered for one that is not known.
 const SUGGESTIONS: usize = 3;
@@ -84,7 +85,8 @@ impl Reasons {
             if let (Some(name), Ok(value)) = (
                 name.strip_prefix("SKB_DROP_REASON_SUBSYS_"),
                 u32::try_from(value),
-            ) {
+            ) && name != "NUM"
+            {
                 reasons.subsystems.insert(value, name.to_owned());
             }
         }
@@ -244,6 +246,8 @@ mod tests {
             (0x3_0002, "OVS_DROP_EXPLICIT"),
             (0x3_0000, "OPENVSWITCH:0x0"),
             (0x3_0003, "OPENVSWITCH:0x3"),
+            // SKB_DROP_REASON_SUBSYS_NUM is the count of subsystems.
+            (0x4_0001, "SUBSYS_4:0x1"),
             (0x9_0007, "SUBSYS_9:0x7"),
         ] {
             assert_eq!(reasons.name(value), name);
