@@ -224,7 +224,8 @@ pub(crate) fn target_dir_of(profile_dir: &Path) -> Result<PathBuf> {
 /// means for itself.
 pub(crate) fn clean_command(program: impl AsRef<OsStr>) -> Command {
     /// What the user configures for every cargo: network, registries, the home directory.
-    const KEEP: [&str; 7] = [
+    const KEEP: [&str; 8] = [
+        "CARGO_BUILD_JOBS",
         "CARGO_HOME",
         "CARGO_HTTP_",
         "CARGO_NET_",
