@@ -8,8 +8,9 @@ use std::{
 };
 
 use fwtrace::netlink::nft_write::{
-    BaseChain, Batch, Family, Key, Reject, Rule, Verdict, WriteError, ct_state,
+    BaseChain, Batch, Key, Reject, Rule, WriteError, ct_state, verdict,
 };
+use fwtrace::ruleset::model::Family;
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `work` in a new network namespace that ends with it.
@@ -173,7 +174,7 @@ fn sets_and_verdict_maps() {
     let family = Family::Inet;
     let rule = || Rule::new(family);
     let (ssh, web) = (22_u16.to_be_bytes(), 80_u16.to_be_bytes());
-    let jump = Verdict::Jump("sub".to_owned());
+    let jump = verdict::jump("sub");
     let mut fw = batch(family, "fw");
     let allowed = fw.add_set("allowed", Key::Service, &[&ssh, &web]);
     fw.add_chain("sub").add_rule("sub", rule().drop());
@@ -181,13 +182,13 @@ fn sets_and_verdict_maps() {
         "hosts",
         Key::Ipv4,
         &[
-            (&[10, 0, 0, 1], Verdict::Accept),
+            (&[10, 0, 0, 1], verdict::accept()),
             (&[10, 0, 0, 2], jump.clone()),
         ],
     );
     assert_eq!((hosts.name.as_str(), hosts.id), ("hosts", 2));
     let ports =
-        fw.add_anonymous_verdict_map(Key::Service, &[(&ssh, Verdict::Accept), (&web, jump)]);
+        fw.add_anonymous_verdict_map(Key::Service, &[(&ssh, verdict::accept()), (&web, jump)]);
     let both = fw.add_anonymous_set(Key::Service, &[&ssh, &web]);
     fw.add_base_chain("in", &BaseChain::INPUT);
     fw.add_rule("in", rule().tcp_dport_in(&allowed).accept());

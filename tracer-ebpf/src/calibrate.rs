@@ -24,6 +24,7 @@ static CALIBRATION_RING: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[repr(C)]
 struct Scan {
     skb: u64,
+    net: u64,
     stack: u64,
     out: Calibration,
 }
@@ -55,10 +56,10 @@ extern "C" fn look(index: u32, _: *mut core::ffi::c_void) -> i64 {
     if !is_pointer(word) {
         return 0;
     }
-    if u64_at(word, offset!(pktinfo_skb)) == scan.skb {
+    let state = u64_at(scan.stack, (index + 1) * 8);
+    if word == scan.skb && u64_at(state, offset!(state_net)) == scan.net {
         let n = scan.out.pktinfo_count as usize;
-        let state = u64_at(word, offset!(pktinfo_state));
-        if n < CANDIDATES && is_pointer(u64_at(state, offset!(state_net))) {
+        if n < CANDIDATES {
             scan.out.pktinfo[n] = index;
             scan.out.pktinfo_count += 1;
         }
@@ -97,6 +98,7 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: as in `look`.
     let scan = unsafe { &mut *SCAN.get_ptr_mut(0)? };
     scan.skb = skb;
+    scan.net = net;
     scan.stack = ctx.as_ptr() as u64;
     scan.out.location = ctx.arg::<u64>(1);
     scan.out.reason = ctx.arg::<u32>(2);

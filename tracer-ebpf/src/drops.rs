@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use fwtrace_abi::{
     ABI_VERSION, ABSENT, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ, NAME_MAX,
-    RULE_INVALID, RULE_NONE, RULE_POLICY, RULE_RULE, Record, SITE_NONE, SITE_POLICY, SITES,
-    SNAP_MAX, STACK_WORDS, Settings, Site, UNKNOWN,
+    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, RULE_POLICY, RULE_RULE, Record, SITE_NONE,
+    SITE_POLICY, SITES, SNAP_MAX, STACK_WORDS, Settings, Site, UNKNOWN,
 };
 
 use crate::{
@@ -112,7 +112,12 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     let wanted = filter::reason_wanted(settings, reason);
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE;
-    let framed = known_site && hook_state(&mut scratch.record, &scratch.site, stack, skb);
+    let state = if known_site {
+        find_state(scratch, stack, skb, net)
+    } else {
+        0
+    };
+    let framed = hook_state(&mut scratch.record, state);
     if !framed {
         let iif = skb!(scratch, skb_iif, u32);
         interfaces(&mut scratch.record, iif, dev);
@@ -272,15 +277,10 @@ fn slot(stack: u64, slot: i32) -> u64 {
     u64_at(stack, slot as u32 * 8)
 }
 
-/// Hook and interfaces from `nft_pktinfo.state`. False if the slot does not hold the pktinfo of
-/// this very packet: then the stack has another shape than the one learnt.
+/// Hook and interfaces from `nft_pktinfo.state`. False if no pktinfo of this very packet is where it
+/// should be: then the stack has another shape than the one learnt.
 #[inline(always)]
-fn hook_state(record: &mut Record, site: &Site, stack: u64, skb: u64) -> bool {
-    let pktinfo = slot(stack, site.pktinfo_slot);
-    if pktinfo == 0 || u64_at(pktinfo, offset!(pktinfo_skb)) != skb {
-        return false;
-    }
-    let state = u64_at(pktinfo, offset!(pktinfo_state));
+fn hook_state(record: &mut Record, state: u64) -> bool {
     if state == 0 {
         return false;
     }
@@ -291,6 +291,31 @@ fn hook_state(record: &mut Record, site: &Site, stack: u64, skb: u64) -> bool {
     record.iif = device(&mut record.iif_name, input);
     record.oif = device(&mut record.oif_name, output);
     true
+}
+
+/// Address of the packet's `struct nf_hook_state`: what stands behind the skb in `struct nft_pktinfo`
+/// {skb, state} (include/net/netfilter/nf_tables.h, v6.18). 0 if there is none in the window.
+#[inline(always)]
+fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> u64 {
+    let slot = scratch.site.pktinfo_slot;
+    if slot < 0
+        || !copy(
+            (&raw mut scratch.window).cast(),
+            size_of_val(&scratch.window) as u32,
+            stack + slot as u64 * 8,
+        )
+    {
+        return 0;
+    }
+    for i in 0..PKTINFO_WINDOW - 1 {
+        if scratch.window[i] == skb {
+            let state = scratch.window[i + 1];
+            if u64_at(state, offset!(state_net)) == net {
+                return state;
+            }
+        }
+    }
+    0
 }
 
 /// Without a hook state: the interface it came in on, and the device that it stands at.

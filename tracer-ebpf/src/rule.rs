@@ -69,13 +69,18 @@ extern "C" fn step(_: u32, _: *mut core::ffi::c_void) -> i64 {
     // SAFETY: a per-CPU map value; programs of one kind do not nest on a CPU.
     let walk = unsafe { &mut *walk };
     let mut header = 0u64;
-    if !copy((&raw mut header).cast(), 8, walk.at) || length(header) % 8 != 0 {
+    if !copy((&raw mut header).cast(), 8, walk.at) {
         walk.done = 2;
         return 1;
     }
+    // Of the end marker only is_last is initialised.
     if walk.at == walk.target || is_last(header) {
         walk.header = header;
         walk.done = 1;
+        return 1;
+    }
+    if length(header) % 8 != 0 {
+        walk.done = 2;
         return 1;
     }
     walk.previous = header;

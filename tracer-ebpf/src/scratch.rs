@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use fwtrace_abi::{Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, Settings, Site};
+use fwtrace_abi::{PKTINFO_WINDOW, Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, Settings, Site};
 
 use crate::filter::Headers;
 
@@ -25,6 +25,8 @@ pub struct Scratch {
     pub headers: Headers,
     /// The learnt site of this drop, if its `kind` says so.
     pub site: Site,
+    /// Stack words that are searched for the packet's pktinfo.
+    pub window: [u64; PKTINFO_WINDOW],
     /// Address of the first captured byte.
     pub packet: u64,
     pub stack_pointer: u64,

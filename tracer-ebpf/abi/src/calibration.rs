@@ -53,6 +53,6 @@ pub struct Calibration {
     pub word: [u64; SCAN_WORDS],
     /// Words that are rule headers.
     pub rules: [Candidate; CANDIDATES],
-    /// Words that are the address of a `struct nft_pktinfo` of this very packet.
+    /// Words where a `struct nft_pktinfo` of this very packet begins: the skb, then its hook state.
     pub pktinfo: [u32; CANDIDATES],
 }

@@ -67,8 +67,6 @@ layout! {
     state_in = "nf_hook_state.in",
     state_out = "nf_hook_state.out",
     state_net = "nf_hook_state.net",
-    pktinfo_skb = "nft_pktinfo.skb",
-    pktinfo_state = "nft_pktinfo.state",
     chain_blob0 = "nft_chain.blob_gen_0",
     chain_blob1 = "nft_chain.blob_gen_1",
     chain_table = "nft_chain.table",

@@ -4,6 +4,8 @@ use crate::{IFNAMSIZ, SNAP_MAX};
 
 /// Drop sites (`location` values) that calibration can teach.
 pub const SITES: usize = 4;
+/// Words of stack that are searched for `struct nft_pktinfo`.
+pub const PKTINFO_WINDOW: usize = 32;
 /// Interfaces in a filter.
 pub const IFACES: usize = 8;
 /// Port ranges in a filter.
@@ -42,7 +44,8 @@ pub struct Site {
     pub next: u32,
     /// Word that holds the base chain's address.
     pub base_slot: i32,
-    /// Word that holds the address of `struct nft_pktinfo`.
+    /// First of the [`PKTINFO_WINDOW`] words among which `struct nft_pktinfo` begins (its place in the
+    /// frame of nft_do_chain's caller differs between families): the skb, then its hook state.
     pub pktinfo_slot: i32,
     /// Zero.
     pub pad: u32,

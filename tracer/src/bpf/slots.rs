@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fwtrace_abi::{Calibration, SITE_POLICY, SITE_RULE, SITES, Site};
+use fwtrace_abi::{Calibration, PKTINFO_WINDOW, SITE_POLICY, SITE_RULE, SITES, Site};
 
 /// A rule location that fewer distinct rules than this have come through is not believed.
 const DISTINCT: usize = 2;
@@ -116,12 +116,17 @@ fn site(
     let base_of = |expected: &Expected| bases.get(&expected.base).copied();
     let base_slot = common(samples, |expected, sample| {
         let base = base_of(expected);
-        words(sample).filter(|(_, word)| Some(*word) == base).map(|(slot, _)| slot).collect()
+        words(sample)
+            .filter(|(_, word)| Some(*word) == base)
+            .map(|(slot, _)| slot)
+            .collect()
     });
+    // Other families' callers of nft_do_chain have other frames: their pktinfo stands a few words off.
     let pktinfo_slot = common(samples, |_, sample| {
         let count = sample.pktinfo_count as usize;
         sample.pktinfo.iter().take(count).copied().collect()
-    });
+    })
+    .map(|slot| (slot - PKTINFO_WINDOW as i32 / 4).max(0));
     let (kind, direct, next) = if policies.is_empty() {
         let slots = |pick: fn(&fwtrace_abi::Candidate) -> Option<u64>| {
             common(samples, |expected, sample| {
@@ -219,8 +224,14 @@ mod tests {
     #[test]
     fn learns_the_slot_that_all_share() {
         let samples = [
-            (rule(5), Some(sample(100, &[(8, 5, 0, 0, CHAIN), (9, 5, 0, 0, CHAIN)]))),
-            (rule(6), Some(sample(100, &[(7, 5, 0, 0, CHAIN), (9, 6, 5, 0, CHAIN)]))),
+            (
+                rule(5),
+                Some(sample(100, &[(8, 5, 0, 0, CHAIN), (9, 5, 0, 0, CHAIN)])),
+            ),
+            (
+                rule(6),
+                Some(sample(100, &[(7, 5, 0, 0, CHAIN), (9, 6, 5, 0, CHAIN)])),
+            ),
         ];
         let sites = learn(&samples).unwrap();
         assert_eq!(
@@ -231,7 +242,7 @@ mod tests {
                 rule_slot: 9,
                 next: 0,
                 base_slot: 20,
-                pktinfo_slot: 30,
+                pktinfo_slot: 22,
                 pad: 0
             }]
         );
@@ -259,7 +270,10 @@ mod tests {
                 },
                 Some(sample(100, &[(9, 7, 0, 0, OTHER)])),
             ),
-            (policy(5), Some(sample(200, &[(3, 0, 5, 1, OTHER), (4, 0, 5, 1, CHAIN)]))),
+            (
+                policy(5),
+                Some(sample(200, &[(3, 0, 5, 1, OTHER), (4, 0, 5, 1, CHAIN)])),
+            ),
             (policy(7), Some(sample(200, &[(4, 0, 7, 1, OTHER)]))),
         ];
         let sites = learn(&samples).unwrap();
@@ -272,7 +286,10 @@ mod tests {
             (rule(5), Some(sample(100, &[(8, 5, 0, 0, CHAIN)]))),
             (rule(6), Some(sample(100, &[(9, 6, 5, 0, CHAIN)]))),
         ];
-        assert!(matches!(learn(&samples), Err(Unlearnt::NoSlot { what: "rule", .. })));
+        assert!(matches!(
+            learn(&samples),
+            Err(Unlearnt::NoSlot { what: "rule", .. })
+        ));
     }
 
     #[test]
@@ -281,14 +298,26 @@ mod tests {
             (rule(5), Some(sample(100, &[(8, 5, 0, 0, CHAIN)]))),
             (rule(6), None),
         ];
-        assert_eq!(learn(&samples), Err(Unlearnt::Unseen { missing: 1, sent: 2 }));
+        assert_eq!(
+            learn(&samples),
+            Err(Unlearnt::Unseen {
+                missing: 1,
+                sent: 2
+            })
+        );
     }
 
     #[test]
     fn rules_and_policies_must_drop_at_different_locations() {
         let samples = [
             (rule(5), Some(sample(100, &[(8, 5, 0, 0, CHAIN)]))),
-            (Expected { rule: None, base: 5 }, Some(sample(100, &[(8, 0, 5, 1, CHAIN)]))),
+            (
+                Expected {
+                    rule: None,
+                    base: 5,
+                },
+                Some(sample(100, &[(8, 0, 5, 1, CHAIN)])),
+            ),
         ];
         assert_eq!(learn(&samples), Err(Unlearnt::SharedLocation(100)));
     }

@@ -156,9 +156,7 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         | "table_handle" | "table_name" | "last_chain" => (F::KernelStack, &[8]),
         "blob_data" => (F::KernelStack, &[]),
         "net_nft_generation" => (F::Generation, &[4]),
-        "pktinfo_skb" | "pktinfo_state" | "state_in" | "state_out" | "state_net" => {
-            (F::HookState, &[8])
-        }
+        "state_in" | "state_out" | "state_net" => (F::HookState, &[8]),
         // `unsigned int hook` up to v5.10; the low byte says it all.
         "state_hook" => (F::HookState, &[1, 4]),
         "state_pf" => (F::HookState, &[1]),

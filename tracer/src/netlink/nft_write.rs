@@ -7,7 +7,8 @@
 //! it as it would show anybody's.
 //!
 //! ```no_run
-//! use fwtrace::netlink::nft_write::{BaseChain, Batch, Family, Rule};
+//! use fwtrace::netlink::nft_write::{BaseChain, Batch, Rule};
+//! use fwtrace::ruleset::model::Family;
 //!
 //! let mut batch = Batch::new(Family::Inet, "t");
 //! batch.add_table().add_base_chain("in", &BaseChain::INPUT);
@@ -16,15 +17,20 @@
 //! # Ok::<(), fwtrace::netlink::nft_write::WriteError>(())
 //! ```
 
+mod encode;
 mod rule;
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use self::rule::{Cmp, Expr, Meta, Payload, Reject, Rule, Verdict, ct_state};
-use super::attr::{AttrError, Attrs, Writer};
-use super::socket::{Protocol, Socket, SocketError, acknowledgement, flags, message};
+pub use self::encode::encode;
+pub use self::rule::{Reject, Rule, ct_state, verdict};
+use super::{
+    attr::{AttrError, Attrs, Writer},
+    socket::{Protocol, Socket, SocketError, acknowledgement, flags, message},
+};
+use crate::ruleset::model::{Family, Verdict};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -45,37 +51,6 @@ const NLMSG_ERROR: u16 = 2;
 const ECHO: u16 = 8;
 /// Sequence number of the first command; the one before it is the batch's begin.
 const FIRST_SEQ: u32 = 2;
-
-/// The family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Family {
-    /// `inet`
-    Inet = 1,
-    /// `ip`
-    Ip = 2,
-    /// `arp`
-    Arp = 3,
-    /// `netdev`
-    Netdev = 5,
-    /// `bridge`
-    Bridge = 7,
-    /// `ip6`
-    Ip6 = 10,
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Inet => "inet",
-            Self::Ip => "ip",
-            Self::Arp => "arp",
-            Self::Netdev => "netdev",
-            Self::Bridge => "bridge",
-            Self::Ip6 => "ip6",
-        })
-    }
-}
 
 /// What a set's keys are, by nft's name of the type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +82,20 @@ fn key_byte_order() -> Vec<u8> {
     userdata
 }
 
+/// Why a command cannot be put into a message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BuildError {
+    /// fwtrace reads this expression but does not write it.
+    #[error("cannot write the nf_tables expression \"{name}\"")]
+    Unsupported {
+        /// The expression's name in the kernel.
+        name: String,
+    },
+    /// The message is too long.
+    #[error(transparent)]
+    Attr(#[from] AttrError),
+}
+
 /// Why a batch was not applied; nothing of it is then in force.
 #[derive(Debug, Error)]
 pub enum WriteError {
@@ -121,7 +110,10 @@ pub enum WriteError {
     /// The socket failed.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// A message could not be built.
+    /// A command could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The kernel's answer could not be read.
     #[error(transparent)]
     Attr(#[from] AttrError),
     /// The kernel did not acknowledge the batch, or did not tell the handles of all its rules.
@@ -204,7 +196,7 @@ pub struct Batch {
     table: String,
     commands: Vec<Command>,
     sets: u32,
-    error: Option<AttrError>,
+    error: Option<BuildError>,
 }
 
 impl Batch {
@@ -349,7 +341,7 @@ impl Batch {
                                     w.bytes(1, key);
                                 });
                                 if let Some(verdict) = verdict {
-                                    w.nest(2, |w| verdict.write(w));
+                                    w.nest(2, |w| encode::verdict(w, verdict));
                                 }
                             });
                         }
@@ -367,16 +359,22 @@ impl Batch {
     pub fn add_rule(&mut self, chain: &str, rule: Rule) -> &mut Self {
         let table = self.table.clone();
         let flags = flags::CREATE | flags::APPEND | ECHO;
+        let mut problem = None;
         self.command(NFT_MSG_NEWRULE, flags, "add rule", chain, |w| {
             w.str(1, &table).str(2, chain).nest(4, |w| {
-                for expr in rule.exprs() {
-                    w.nest(1, |w| expr.write(w));
+                for (expr, set) in rule.exprs() {
+                    w.nest(1, |w| {
+                        if let Err(error) = encode(w, expr, *set) {
+                            problem.get_or_insert(error);
+                        }
+                    });
                 }
             });
             if let Some(userdata) = rule.userdata() {
                 w.bytes(7, &userdata);
             }
         });
+        self.error = self.error.take().or(problem);
         self
     }
 
@@ -389,7 +387,7 @@ impl Batch {
         fill: impl FnOnce(&mut Writer),
     ) {
         let mut writer = Writer::new();
-        writer.raw(&[self.family as u8, 0, 0, 0]);
+        writer.raw(&[self.family.into(), 0, 0, 0]);
         fill(&mut writer);
         let text = match kind {
             NFT_MSG_NEWTABLE => format!("{verb} {} {object}", self.family),
@@ -402,14 +400,16 @@ impl Batch {
                 body,
                 text,
             }),
-            Err(error) => self.error = self.error.or(Some(error)),
+            Err(error) => {
+                self.error.get_or_insert(error.into());
+            }
         }
     }
 
     /// The batch as one datagram, for a socket of protocol netfilter.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, AttrError> {
-        if let Some(error) = self.error {
-            return Err(error);
+    pub fn to_bytes(&self) -> Result<Vec<u8>, BuildError> {
+        if let Some(error) = &self.error {
+            return Err(error.clone());
         }
         // `res_id` names the subsystem, in network order.
         let mut mark = [0; 4];

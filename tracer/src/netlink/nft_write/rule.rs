@@ -2,13 +2,19 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Family, SetRef};
-use crate::netlink::attr::Writer;
+use super::SetRef;
+use crate::ruleset::model::{CmpOp, Counters, Data, Expr, Family, PayloadBase, Verdict};
 
 /// `NFT_REG_VERDICT`.
 const REG_VERDICT: u32 = 0;
 /// `NFT_REG_1`, the 16-byte register that nft uses for every single match.
 const REG_1: u32 = 1;
+/// Keys of `meta`.
+const NFT_META_IIF: u32 = 4;
+const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_NFPROTO: u32 = 15;
+const NFT_META_L4PROTO: u32 = 16;
 const NFT_CT_STATE: u32 = 0;
 /// Longest comment that nft accepts, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`).
 const COMMENT_MAX: usize = 128;
@@ -35,38 +41,40 @@ pub mod ct_state {
     pub const NEW: u32 = 8;
 }
 
-/// A verdict of nf_tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// `accept`
-    Accept,
-    /// `drop`
-    Drop,
-    /// `return`
-    Return,
-    /// `jump CHAIN`
-    Jump(String),
-    /// `goto CHAIN`
-    Goto(String),
-}
+/// Verdicts, as the elements of verdict maps have them.
+pub mod verdict {
+    use crate::ruleset::model::Verdict;
 
-impl Verdict {
-    /// Writes what stands in a data attribute (`NFTA_DATA_VERDICT`).
-    pub(super) fn write(&self, w: &mut Writer) {
-        // enum nft_verdicts: negative codes travel in two's complement.
-        let (code, chain) = match self {
-            Self::Drop => (0_i32, None),
-            Self::Accept => (1, None),
-            Self::Jump(chain) => (-3, Some(chain)),
-            Self::Goto(chain) => (-4, Some(chain)),
-            Self::Return => (-5, None),
-        };
-        w.nest(2, |w| {
-            w.bytes(1, &code.to_be_bytes());
-            if let Some(chain) = chain {
-                w.str(2, chain);
-            }
-        });
+    /// `accept`
+    pub fn accept() -> Verdict {
+        Verdict {
+            code: Verdict::ACCEPT,
+            chain: None,
+        }
+    }
+
+    /// `drop`
+    pub fn drop() -> Verdict {
+        Verdict {
+            code: Verdict::DROP,
+            chain: None,
+        }
+    }
+
+    /// `jump CHAIN`
+    pub fn jump(chain: &str) -> Verdict {
+        Verdict {
+            code: Verdict::JUMP,
+            chain: Some(chain.to_owned()),
+        }
+    }
+
+    /// `goto CHAIN`
+    pub fn goto(chain: &str) -> Verdict {
+        Verdict {
+            code: Verdict::GOTO,
+            chain: Some(chain.to_owned()),
+        }
     }
 }
 
@@ -82,181 +90,14 @@ pub enum Reject {
     Icmpx(u8),
 }
 
-/// Keys of `meta` (`NFT_META_*`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Meta {
-    /// Mark, 4 bytes in host order.
-    Mark = 3,
-    /// Index of the interface the packet came in by, 4 bytes in host order.
-    Iif = 4,
-    /// Index of the interface it leaves by.
-    Oif = 5,
-    /// Name of the interface it came in by, 16 bytes.
-    Iifname = 6,
-    /// Name of the interface it leaves by.
-    Oifname = 7,
-    /// Address family of the packet, 1 byte.
-    Nfproto = 15,
-    /// Transport protocol, 1 byte.
-    L4proto = 16,
-}
-
-/// Where a `payload` expression starts to count (`enum nft_payload_bases`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Payload {
-    /// Link layer header.
-    Link = 0,
-    /// Network header.
-    Network = 1,
-    /// Transport header.
-    Transport = 2,
-}
-
-/// Comparisons (`enum nft_cmp_ops`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Cmp {
-    /// `==`
-    Eq = 0,
-    /// `!=`
-    Neq = 1,
-    /// `<`
-    Lt = 2,
-    /// `<=`
-    Lte = 3,
-    /// `>`
-    Gt = 4,
-    /// `>=`
-    Gte = 5,
-}
-
-/// An expression, with the attributes of its kind (NFTA_META_*, NFTA_PAYLOAD_*, ...).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expr {
-    /// `meta load KEY => reg 1`
-    Meta(Meta),
-    /// `payload load LENGTH @ BASE + OFFSET => reg 1`
-    Payload {
-        /// The header that the offset counts from.
-        base: Payload,
-        /// Bytes from its start.
-        offset: u32,
-        /// Bytes to load.
-        length: u32,
-    },
-    /// `ct load state => reg 1`
-    CtState,
-    /// `reg 1 = (reg 1 & mask) ^ 0`
-    And(Vec<u8>),
-    /// `cmp OP reg 1 DATA`, with the raw content of the register.
-    Cmp(Cmp, Vec<u8>),
-    /// `lookup reg 1 set NAME`; with `verdict`, the element's verdict is the rule's.
-    Lookup {
-        /// The set.
-        set: SetRef,
-        /// Whether it is a verdict map.
-        verdict: bool,
-    },
-    /// `counter`
-    Counter,
-    /// `log prefix "TEXT"`
-    Log(String),
-    /// `reject`
-    Reject(Reject),
-    /// A verdict.
-    Immediate(Verdict),
-}
-
-impl Expr {
-    /// Writes the expression as the content of an `NFTA_LIST_ELEM`.
-    pub(super) fn write(&self, w: &mut Writer) {
-        let name = match self {
-            Self::Meta(_) => "meta",
-            Self::Payload { .. } => "payload",
-            Self::CtState => "ct",
-            Self::And(_) => "bitwise",
-            Self::Cmp(..) => "cmp",
-            Self::Lookup { .. } => "lookup",
-            Self::Counter => "counter",
-            Self::Log(_) => "log",
-            Self::Reject(_) => "reject",
-            Self::Immediate(_) => "immediate",
-        };
-        w.str(1, name).nest(2, |w| self.attributes(w));
-    }
-
-    fn attributes(&self, w: &mut Writer) {
-        match self {
-            Self::Meta(key) => {
-                w.be32(2, *key as u32).be32(1, REG_1);
-            }
-            Self::Payload {
-                base,
-                offset,
-                length,
-            } => {
-                w.be32(1, REG_1)
-                    .be32(2, *base as u32)
-                    .be32(3, *offset)
-                    .be32(4, *length);
-            }
-            Self::CtState => {
-                w.be32(2, NFT_CT_STATE).be32(1, REG_1);
-            }
-            Self::And(mask) => {
-                let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
-                w.be32(1, REG_1).be32(2, REG_1).be32(3, length);
-                value(w, 4, mask);
-                value(w, 5, &vec![0; mask.len()]);
-            }
-            Self::Cmp(op, data) => {
-                w.be32(1, REG_1).be32(2, *op as u32);
-                value(w, 3, data);
-            }
-            Self::Lookup { set, verdict } => {
-                w.str(1, &set.name).be32(2, REG_1);
-                if *verdict {
-                    w.be32(3, REG_VERDICT);
-                }
-                w.be32(4, set.id);
-            }
-            Self::Counter => {
-                w.be64(1, 0).be64(2, 0);
-            }
-            Self::Log(prefix) => {
-                w.str(2, prefix);
-            }
-            Self::Reject(reject) => {
-                let (kind, code) = match reject {
-                    Reject::Icmp(code) => (0, *code),
-                    Reject::TcpReset => (1, 0),
-                    Reject::Icmpx(code) => (2, *code),
-                };
-                w.be32(1, kind).u8(2, code);
-            }
-            Self::Immediate(verdict) => {
-                w.be32(1, REG_VERDICT).nest(2, |w| verdict.write(w));
-            }
-        }
-    }
-}
-
-/// A data attribute with a register's raw content (`NFTA_DATA_VALUE`).
-fn value(w: &mut Writer, kind: u16, data: &[u8]) {
-    w.nest(kind, |w| {
-        w.bytes(1, data);
-    });
-}
-
 /// A rule, built match by match and statement by statement in the order of its text.
 ///
 /// The matches add what nft adds by itself: `tcp dport 80` first compares `meta l4proto`, `ip saddr` in family inet first `meta nfproto`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     family: Family,
-    exprs: Vec<Expr>,
+    /// With the number of a lookup's set within the batch.
+    exprs: Vec<(Expr, u32)>,
     network: Option<u8>,
     transport: Option<u8>,
     comment: Option<String>,
@@ -274,42 +115,87 @@ impl Rule {
         }
     }
 
-    /// Any expression, after those that are there.
+    /// Any expression, after those that are there. A lookup in an anonymous set needs [`Rule::tcp_dport_in`] and its like, which know
+    /// the set's number.
     pub fn push(mut self, expr: Expr) -> Self {
-        self.exprs.push(expr);
+        self.exprs.push((expr, 0));
         self
     }
 
-    /// The expressions so far.
-    pub fn exprs(&self) -> &[Expr] {
+    /// The expressions so far; for a lookup, with the number of its set within the batch (0: none).
+    pub(super) fn exprs(&self) -> &[(Expr, u32)] {
         &self.exprs
     }
 
     fn eq(self, data: impl Into<Vec<u8>>) -> Self {
-        self.push(Expr::Cmp(Cmp::Eq, data.into()))
+        self.push(Expr::Cmp {
+            sreg: REG_1,
+            op: CmpOp::Eq,
+            data: data.into(),
+        })
     }
 
-    fn load(self, base: Payload, offset: u32, length: u32) -> Self {
+    fn meta(self, key: u32) -> Self {
+        self.push(Expr::Meta { dreg: REG_1, key })
+    }
+
+    fn load(self, base: PayloadBase, offset: u32, len: u32) -> Self {
         self.push(Expr::Payload {
+            dreg: REG_1,
             base,
             offset,
-            length,
+            len,
+        })
+    }
+
+    /// Keeps the bits of `mask`.
+    fn and(self, mask: Vec<u8>) -> Self {
+        let len = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        let (xor, data) = (vec![0; mask.len()], Vec::new());
+        self.push(Expr::Bitwise {
+            sreg: REG_1,
+            sreg2: None,
+            dreg: REG_1,
+            len,
+            op: 0,
+            mask,
+            xor,
+            data,
+        })
+    }
+
+    fn lookup(mut self, set: &SetRef, dreg: Option<u32>) -> Self {
+        let lookup = Expr::Lookup {
+            set: set.name.clone(),
+            sreg: REG_1,
+            dreg,
+            flags: 0,
+        };
+        self.exprs.push((lookup, set.id));
+        self
+    }
+
+    /// A verdict, as the rule's last expression.
+    pub fn verdict(self, verdict: Verdict) -> Self {
+        self.push(Expr::Immediate {
+            dreg: REG_VERDICT,
+            data: Data::Verdict(verdict),
         })
     }
 
     /// `iifname NAME`; `eth*` stands for every name that starts so.
     pub fn iifname(self, name: &str) -> Self {
-        self.push(Expr::Meta(Meta::Iifname)).eq(interface(name))
+        self.meta(NFT_META_IIFNAME).eq(interface(name))
     }
 
     /// `oifname NAME`; `eth*` stands for every name that starts so.
     pub fn oifname(self, name: &str) -> Self {
-        self.push(Expr::Meta(Meta::Oifname)).eq(interface(name))
+        self.meta(NFT_META_OIFNAME).eq(interface(name))
     }
 
     /// `iif INDEX`
     pub fn iif(self, index: u32) -> Self {
-        self.push(Expr::Meta(Meta::Iif)).eq(index.to_ne_bytes())
+        self.meta(NFT_META_IIF).eq(index.to_ne_bytes())
     }
 
     /// `meta nfproto ipv4|ipv6`, unless the table's family or an earlier match says so already.
@@ -323,7 +209,7 @@ impl Rule {
             return self;
         }
         self.network = Some(nfproto);
-        self.push(Expr::Meta(Meta::Nfproto)).eq([nfproto])
+        self.meta(NFT_META_NFPROTO).eq([nfproto])
     }
 
     /// `meta l4proto PROTOCOL`, unless an earlier match says so already.
@@ -332,20 +218,20 @@ impl Rule {
             return self;
         }
         self.transport = Some(protocol);
-        self.push(Expr::Meta(Meta::L4proto)).eq([protocol])
+        self.meta(NFT_META_L4PROTO).eq([protocol])
     }
 
     /// `ip saddr ADDRESS`
     pub fn ip_saddr(self, address: Ipv4Addr) -> Self {
         self.network(NFPROTO_IPV4)
-            .load(Payload::Network, 12, 4)
+            .load(PayloadBase::Network, 12, 4)
             .eq(address.octets())
     }
 
     /// `ip daddr ADDRESS`
     pub fn ip_daddr(self, address: Ipv4Addr) -> Self {
         self.network(NFPROTO_IPV4)
-            .load(Payload::Network, 16, 4)
+            .load(PayloadBase::Network, 16, 4)
             .eq(address.octets())
     }
 
@@ -358,7 +244,7 @@ impl Rule {
     /// `ip6 saddr ADDRESS`
     pub fn ip6_saddr(self, address: Ipv6Addr) -> Self {
         self.network(NFPROTO_IPV6)
-            .load(Payload::Network, 8, 16)
+            .load(PayloadBase::Network, 8, 16)
             .eq(address.octets())
     }
 
@@ -374,7 +260,7 @@ impl Rule {
         if whole > 0 && (length.is_multiple_of(8) || whole >= address.len()) {
             let bytes = &address[..whole.min(address.len())];
             let count = u32::try_from(bytes.len()).unwrap_or(16);
-            return self.load(Payload::Network, offset, count).eq(bytes);
+            return self.load(PayloadBase::Network, offset, count).eq(bytes);
         }
         let mask: Vec<u8> = (0..address.len())
             .map(|at| {
@@ -388,8 +274,8 @@ impl Rule {
             .map(|(byte, mask)| byte & mask)
             .collect();
         let count = u32::try_from(address.len()).unwrap_or(16);
-        self.load(Payload::Network, offset, count)
-            .push(Expr::And(mask))
+        self.load(PayloadBase::Network, offset, count)
+            .and(mask)
             .eq(network)
     }
 
@@ -401,7 +287,7 @@ impl Rule {
     /// `tcp sport PORT`
     pub fn tcp_sport(self, port: u16) -> Self {
         self.l4proto(IPPROTO_TCP)
-            .load(Payload::Transport, 0, 2)
+            .load(PayloadBase::Transport, 0, 2)
             .eq(port.to_be_bytes())
     }
 
@@ -413,43 +299,34 @@ impl Rule {
     /// `udp sport PORT`
     pub fn udp_sport(self, port: u16) -> Self {
         self.l4proto(IPPROTO_UDP)
-            .load(Payload::Transport, 0, 2)
+            .load(PayloadBase::Transport, 0, 2)
             .eq(port.to_be_bytes())
     }
 
     /// `tcp dport @SET` or `tcp dport { ... }`
     pub fn tcp_dport_in(self, set: &SetRef) -> Self {
-        self.load_dport(IPPROTO_TCP).push(Expr::Lookup {
-            set: set.clone(),
-            verdict: false,
-        })
+        self.load_dport(IPPROTO_TCP).lookup(set, None)
     }
 
     /// `tcp dport vmap @MAP` or `tcp dport vmap { ... }`
     pub fn tcp_dport_vmap(self, map: &SetRef) -> Self {
-        self.load_dport(IPPROTO_TCP).push(Expr::Lookup {
-            set: map.clone(),
-            verdict: true,
-        })
+        self.load_dport(IPPROTO_TCP).lookup(map, Some(REG_VERDICT))
     }
 
     /// `udp dport vmap @MAP` or `udp dport vmap { ... }`
     pub fn udp_dport_vmap(self, map: &SetRef) -> Self {
-        self.load_dport(IPPROTO_UDP).push(Expr::Lookup {
-            set: map.clone(),
-            verdict: true,
-        })
+        self.load_dport(IPPROTO_UDP).lookup(map, Some(REG_VERDICT))
     }
 
     fn load_dport(self, protocol: u8) -> Self {
-        self.l4proto(protocol).load(Payload::Transport, 2, 2)
+        self.l4proto(protocol).load(PayloadBase::Transport, 2, 2)
     }
 
     /// `icmp type TYPE`
     pub fn icmp_type(self, kind: u8) -> Self {
         self.network(NFPROTO_IPV4)
             .l4proto(IPPROTO_ICMP)
-            .load(Payload::Transport, 0, 1)
+            .load(PayloadBase::Transport, 0, 1)
             .eq([kind])
     }
 
@@ -457,50 +334,73 @@ impl Rule {
     pub fn icmpv6_type(self, kind: u8) -> Self {
         self.network(NFPROTO_IPV6)
             .l4proto(IPPROTO_ICMPV6)
-            .load(Payload::Transport, 0, 1)
+            .load(PayloadBase::Transport, 0, 1)
             .eq([kind])
     }
 
     /// `ct state STATES`, the bits of [`ct_state`]. Switches connection tracking on in the namespace.
     pub fn ct_state(self, states: u32) -> Self {
-        self.push(Expr::CtState)
-            .push(Expr::And(states.to_ne_bytes().into()))
-            .push(Expr::Cmp(Cmp::Neq, vec![0; 4]))
+        self.push(Expr::Ct {
+            dreg: REG_1,
+            key: NFT_CT_STATE,
+            direction: None,
+        })
+        .and(states.to_ne_bytes().into())
+        .push(Expr::Cmp {
+            sreg: REG_1,
+            op: CmpOp::Neq,
+            data: vec![0; 4],
+        })
     }
 
     /// `counter`
     pub fn counter(self) -> Self {
-        self.push(Expr::Counter)
+        self.push(Expr::Counter(Counters::default()))
     }
 
     /// `log prefix "TEXT"`
     pub fn log(self, prefix: &str) -> Self {
-        self.push(Expr::Log(prefix.to_owned()))
+        self.push(Expr::Log {
+            prefix: Some(prefix.to_owned()),
+            level: None,
+            flags: None,
+            group: None,
+            snaplen: None,
+            qthreshold: None,
+        })
     }
 
     /// `accept`
     pub fn accept(self) -> Self {
-        self.push(Expr::Immediate(Verdict::Accept))
+        self.verdict(verdict::accept())
     }
 
     /// `drop`
     pub fn drop(self) -> Self {
-        self.push(Expr::Immediate(Verdict::Drop))
+        self.verdict(verdict::drop())
     }
 
     /// `jump CHAIN`
     pub fn jump(self, chain: &str) -> Self {
-        self.push(Expr::Immediate(Verdict::Jump(chain.to_owned())))
+        self.verdict(verdict::jump(chain))
     }
 
     /// `goto CHAIN`
     pub fn goto(self, chain: &str) -> Self {
-        self.push(Expr::Immediate(Verdict::Goto(chain.to_owned())))
+        self.verdict(verdict::goto(chain))
     }
 
     /// `reject with ...`
     pub fn reject(self, with: Reject) -> Self {
-        self.push(Expr::Reject(with))
+        let (kind, code) = match with {
+            Reject::Icmp(code) => (0, code),
+            Reject::TcpReset => (1, 0),
+            Reject::Icmpx(code) => (2, code),
+        };
+        self.push(Expr::Reject {
+            kind,
+            code: Some(code),
+        })
     }
 
     /// `comment "TEXT"`; at most 128 bytes, as in nft, what is over is cut off.
