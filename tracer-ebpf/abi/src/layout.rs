@@ -1,5 +1,8 @@
 //! Byte offsets into kernel structs, resolved from BTF in user space.
 
+/// Bytes of sk_buff that the BPF program copies in one go; every `skb_*` offset must lie below.
+pub const SKB_BYTES: u32 = 256;
+
 /// An offset that the running kernel's BTF does not have; the feature that needs it is off.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -64,8 +67,6 @@ layout! {
     state_in = "nf_hook_state.in",
     state_out = "nf_hook_state.out",
     state_net = "nf_hook_state.net",
-    pktinfo_skb = "nft_pktinfo.skb",
-    pktinfo_state = "nft_pktinfo.state",
     chain_blob0 = "nft_chain.blob_gen_0",
     chain_blob1 = "nft_chain.blob_gen_1",
     chain_table = "nft_chain.table",

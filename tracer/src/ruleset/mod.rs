@@ -1,5 +1,6 @@
 //! The ruleset: model, snapshots by generation, rendering.
 
+pub mod expr;
 pub mod model;
 pub mod render;
 pub mod snapshot;
