@@ -105,6 +105,9 @@ pub struct DropEvent {
     pub iif: Option<Arc<str>>,
     /// Interface the packet was going out of.
     pub oif: Option<Arc<str>>,
+    /// `meta mark`; 0, no mark, is left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mark: u32,
     /// The packet.
     pub packet: Packet,
     /// The rule; `null` if it was a policy or is not known.
@@ -572,6 +575,8 @@ pub struct Summary {
 /// How many drops a rule, a policy or an engine did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleCount {
+    /// Where.
+    pub netns: NetnsRef,
     /// The engine.
     pub engine: Engine,
     /// The rule; `null` if it was a policy or is not known.
@@ -593,6 +598,10 @@ pub struct ErrorEvent {
     pub message: String,
 }
 
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 /// Timestamps as RFC 3339 in UTC with nine digits of fraction.
 mod rfc3339 {
     use jiff::Timestamp;
@@ -609,11 +618,12 @@ mod rfc3339 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::packet::{Family as PacketFamily, Proto, TcpFlags};
 
-    fn drop_event() -> DropEvent {
+    /// The design's example.
+    pub(crate) fn drop_event() -> DropEvent {
         DropEvent {
             time: "2026-11-22T14:03:41.512345678Z".parse().unwrap(),
             verdict: Verdict::Drop,
@@ -627,6 +637,7 @@ mod tests {
             reason: Some("NETFILTER_DROP".into()),
             iif: Some("eth0".into()),
             oif: None,
+            mark: 0,
             packet: Packet {
                 family: PacketFamily::Ipv4,
                 proto: Some(Proto::TCP),
@@ -741,7 +752,7 @@ mod tests {
             }),
             Event::RulesetChange(RulesetChange {
                 time,
-                netns,
+                netns: netns.clone(),
                 generation: 9,
                 by: Some(ChangedBy {
                     pid: 4,
@@ -757,6 +768,7 @@ mod tests {
                 lost: 1,
                 other: [("NO_SOCKET".into(), 2)].into(),
                 rules: vec![RuleCount {
+                    netns,
                     engine: Engine::Nftables,
                     rule: Some(rule),
                     policy: None,

@@ -19,6 +19,8 @@ use crate::event::NetnsRef;
 
 /// Where `ip netns` keeps its namespaces.
 const NAMED: &str = "/run/netns";
+/// The calling thread's namespace.
+const THREAD: &str = "/proc/thread-self/ns/net";
 /// `ioctl_ns(2)`: which kind of namespace a file is (include/uapi/linux/nsfs.h, v6.18).
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// How long a name is believed, and an unknown inode not looked for again.
@@ -67,7 +69,7 @@ impl NetNs {
     /// # Errors
     /// /proc is not mounted.
     pub fn current() -> Result<Self, Error> {
-        let mut ns = Self::from_path(Path::new("/proc/thread-self/ns/net"))?;
+        let mut ns = Self::from_path(Path::new(THREAD))?;
         ns.name = named()
             .find(|(_, path)| inode_of(path) == Some(ns.inode))
             .map(|(name, _)| name);
@@ -191,7 +193,10 @@ impl NetNs {
             let thread = std::thread::Builder::new()
                 .name("netns".to_owned())
                 .spawn_scoped(scope, || {
-                    setns(self.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                    // Entering takes CAP_SYS_ADMIN even where one already is.
+                    if inode_of(Path::new(THREAD)) != Some(self.inode) {
+                        setns(self.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                    }
                     Ok::<T, nix::Error>(f())
                 })
                 .map_err(refused)?;
@@ -269,12 +274,12 @@ impl Names {
             entry.is_some_and(|entry| inode_of(&entry.path) == Some(inode))
         });
         if !believed {
-            // What was not found before is forgotten with the rest: it may be there now.
-            self.known = scan()
-                .into_iter()
-                .map(|(inode, entry)| (inode, Some(entry)))
-                .map(|(inode, entry)| (inode, Known { entry, checked }))
-                .collect();
+            self.known
+                .retain(|_, known| known.entry.is_none() && checked - known.checked < BELIEVED);
+            for (inode, entry) in scan() {
+                let entry = Some(entry);
+                self.known.insert(inode, Known { entry, checked });
+            }
             self.known.entry(inode).or_insert(Known {
                 entry: None,
                 checked,

@@ -3,6 +3,8 @@
 mod names;
 mod text;
 
+pub use text::Numeric;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -112,6 +114,11 @@ impl Proto {
         by_number.or_else(|| names::protocol_number(text)).map(Self)
     }
 
+    /// Its name.
+    pub fn name(self) -> Option<&'static str> {
+        names::protocol(self.0)
+    }
+
     /// Whether the header starts with a source and a destination port: TCP, UDP, DCCP, SCTP,
     /// UDP-Lite.
     pub fn has_ports(self) -> bool {
@@ -121,7 +128,7 @@ impl Proto {
 
 impl fmt::Display for Proto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match names::protocol(self.0) {
+        match self.name() {
             Some(name) => f.pad(name),
             None => write!(f, "{}", self.0),
         }

@@ -22,8 +22,12 @@ use super::{
     slots::{Expected, Unlearnt, learn},
 };
 use crate::{
-    netlink::nft_write::{BaseChain, Batch, Family, Key, Reject, Rule, Verdict, WriteError},
+    netlink::{
+        nft_write::{BaseChain, Batch, Key, Reject, Rule, WriteError},
+        rtnl,
+    },
     netns::NetNs,
+    ruleset::model::{Family, Verdict},
 };
 
 /// Loopback delivers within the sender's system call, or, under load, soon after.
@@ -45,6 +49,9 @@ pub enum CalibrationError {
     /// The namespace could not be looked at.
     #[error("calibration: {0}")]
     NetNs(#[from] crate::netns::Error),
+    /// The namespace's loopback could not be set up.
+    #[error("calibration: loopback: {0}")]
+    Link(#[from] rtnl::RtnlError),
     /// The kernel took no ruleset.
     #[error("calibration: {0}")]
     Ruleset(#[from] WriteError),
@@ -60,11 +67,11 @@ pub enum CalibrationError {
 }
 
 /// One packet: the port it goes to, the rule that drops it (an index into the ruleset's rules, none
-/// for a policy), and a rule that drops in the base chain itself.
+/// for a policy), and a rule that drops in the base chain itself (none: the chain is empty).
 struct Scene {
     port: u16,
     rule: Option<usize>,
-    base: usize,
+    base: Option<usize>,
 }
 
 /// Calibrates. Attaches `anchor` and `calibrate`, and leaves `anchor` attached.
@@ -96,16 +103,7 @@ fn in_own_netns(
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| io_error("cannot make a network namespace")(e.into()))?;
     programs.set_calibration_netns(NetNs::current()?.inode())?;
-    let mut sock =
-        crate::netlink::socket::Socket::open(crate::netlink::socket::Protocol::Route, &[])
-            .map_err(WriteError::from)?;
-    let mut b = vec![0u8; 16];
-    b[4..8].copy_from_slice(&1u32.to_ne_bytes());
-    b[8..12].copy_from_slice(&1u32.to_ne_bytes());
-    b[12..16].copy_from_slice(&1u32.to_ne_bytes());
-    let seq = sock.next_seq();
-    sock.request_ack(&crate::netlink::socket::message(16, 5, seq, &b))
-        .map_err(WriteError::from)?;
+    rtnl::Rtnl::open()?.up("lo")?;
     let (batch, scenes) = ruleset();
     let handles = batch.commit()?;
     let handle = |rule: usize| handles.get(rule).copied().unwrap_or_default();
@@ -113,36 +111,18 @@ fn in_own_netns(
     for (mark, scene) in (1..).zip(&scenes) {
         let expected = Expected {
             rule: scene.rule.map(handle),
-            base: handle(scene.base),
+            base: scene.base.map(handle),
         };
         send(scene.port, mark).map_err(io_error("sending"))?;
         samples.push((expected, receive(&mut ring, mark)));
     }
     programs.set_calibration_netns(0)?;
-    if let Some(s) = &samples[1].1 {
-        for (i, w) in s.word.iter().enumerate() {
-            eprintln!("w {i:x} {w:016x}");
-        }
-    }
-    for (e, s) in &samples {
-        if let Some(s) = s {
-            eprintln!(
-                "{e:?} loc {:x} words {} rc {} pk {:?}",
-                s.location,
-                s.words,
-                s.rule_count,
-                &s.pktinfo[..s.pktinfo_count as usize]
-            );
-            for c in &s.rules[..s.rule_count as usize] {
-                eprintln!("   {c:x?}");
-            }
-        }
-    }
     Ok(learn(&samples)?)
 }
 
 /// Rules dropped by a plain rule, in the second and third of three base chains, two jumps deep,
-/// after a jump that returned, through a verdict map, by reject; and two chains' policies.
+/// after a jump that returned, through a verdict map, by reject; and the policies of two chains with
+/// rules and of one without.
 fn ruleset() -> (Batch, Vec<Scene>) {
     let rule = || Rule::new(Family::Inet);
     let mut batch = Batch::new(Family::Inet, "calibration");
@@ -157,14 +137,19 @@ fn ruleset() -> (Batch, Vec<Scene>) {
     batch
         .add_base_chain("first", &input(0))
         .add_base_chain("second", &input(10).policy_drop())
-        .add_base_chain("third", &input(20).policy_drop());
+        .add_base_chain("third", &input(20).policy_drop())
+        .add_base_chain("last", &input(30).policy_drop());
     let port = |n: u16| PORT + n;
     let (vmap_drop, vmap_goto) = (port(3).to_be_bytes(), port(4).to_be_bytes());
+    let verdict = |code, chain: Option<&str>| Verdict {
+        code,
+        chain: chain.map(str::to_owned),
+    };
     let vmap = batch.add_anonymous_verdict_map(
         Key::Service,
         &[
-            (&vmap_drop, Verdict::Drop),
-            (&vmap_goto, Verdict::Goto("sub".into())),
+            (&vmap_drop, verdict(Verdict::DROP, None)),
+            (&vmap_goto, verdict(Verdict::GOTO, Some("sub"))),
         ],
     );
     let rules = [
@@ -182,6 +167,8 @@ fn ruleset() -> (Batch, Vec<Scene>) {
         ("second", rule().udp_dport(port(9)).accept()),
         ("second", rule().udp_dport(port(10)).accept()),
         ("third", rule().udp_dport(port(10)).drop()),
+        ("second", rule().udp_dport(port(11)).accept()),
+        ("third", rule().udp_dport(port(11)).accept()),
     ];
     for (chain, rule) in rules {
         batch.add_rule(chain, rule);
@@ -192,17 +179,18 @@ fn ruleset() -> (Batch, Vec<Scene>) {
         base,
     };
     let scenes = vec![
-        scene(0, Some(0), 0),
-        scene(1, Some(8), 0),
-        scene(2, Some(5), 0),
-        scene(3, Some(2), 0),
-        scene(4, Some(7), 0),
-        scene(5, Some(3), 0),
-        scene(6, Some(9), 9),
-        scene(10, Some(13), 13),
-        scene(7, None, 9),
-        scene(8, None, 9),
-        scene(9, None, 13),
+        scene(0, Some(0), Some(0)),
+        scene(1, Some(8), Some(0)),
+        scene(2, Some(5), Some(0)),
+        scene(3, Some(2), Some(0)),
+        scene(4, Some(7), Some(0)),
+        scene(5, Some(3), Some(0)),
+        scene(6, Some(9), Some(9)),
+        scene(10, Some(13), Some(13)),
+        scene(7, None, Some(9)),
+        scene(8, None, Some(9)),
+        scene(9, None, Some(13)),
+        scene(11, None, None),
     ];
     (batch, scenes)
 }

@@ -12,8 +12,9 @@ const DISTINCT: usize = 2;
 pub struct Expected {
     /// Handle of the rule that drops it; `None`: a base chain's policy does.
     pub rule: Option<u64>,
-    /// Handle of a rule that stands in the base chain itself and has dropped another packet.
-    pub base: u64,
+    /// Handle of a rule that stands in the base chain itself and has dropped another packet;
+    /// `None`: the base chain is empty.
+    pub base: Option<u64>,
 }
 
 /// Why no slots could be learnt.
@@ -82,9 +83,11 @@ pub fn learn(samples: &[(Expected, Option<Calibration>)]) -> Result<Vec<Site>, U
 fn base_chains(samples: &[(Expected, &Calibration)]) -> BTreeMap<u64, u64> {
     let mut bases = BTreeMap::new();
     for (expected, sample) in samples {
-        if expected.rule == Some(expected.base) {
-            let address = candidates(sample).find(|c| c.is_last == 0 && c.handle == expected.base);
-            bases.extend(address.map(|c| (expected.base, c.chain)));
+        if let Some(base) = expected.base
+            && expected.rule == Some(base)
+        {
+            let found = candidates(sample).find(|c| c.is_last == 0 && c.handle == base);
+            bases.extend(found.map(|c| (base, c.chain)));
         }
     }
     bases
@@ -100,7 +103,7 @@ fn site(
     bases: &BTreeMap<u64, u64>,
 ) -> Result<Site, Unlearnt> {
     let rules: BTreeSet<u64> = samples.iter().filter_map(|(e, _)| e.rule).collect();
-    let policies: BTreeSet<u64> = samples
+    let policies: BTreeSet<Option<u64>> = samples
         .iter()
         .filter(|(e, _)| e.rule.is_none())
         .map(|(e, _)| e.base)
@@ -113,9 +116,14 @@ fn site(
             "only one calibration packet was dropped at {location:#x}"
         )));
     }
-    let base_of = |expected: &Expected| bases.get(&expected.base).copied();
+    let base_of = |expected: &Expected, sample: &Calibration| match expected.base {
+        Some(rule) => bases.get(&rule).copied(),
+        None => candidates(sample)
+            .find(|c| c.is_last != 0 && c.previous == 0)
+            .map(|c| c.chain),
+    };
     let base_slot = common(samples, |expected, sample| {
-        let base = base_of(expected);
+        let base = base_of(expected, sample);
         words(sample)
             .filter(|(_, word)| Some(*word) == base)
             .map(|(slot, _)| slot)
@@ -141,7 +149,7 @@ fn site(
     } else {
         let ends = common(samples, |expected, sample| {
             candidates(sample)
-                .filter(|c| c.is_last != 0 && Some(c.chain) == base_of(expected))
+                .filter(|c| c.is_last != 0 && Some(c.chain) == base_of(expected, sample))
                 .map(|c| c.slot)
                 .collect()
         });
@@ -217,7 +225,7 @@ mod tests {
     fn rule(handle: u64) -> Expected {
         Expected {
             rule: Some(handle),
-            base: 5,
+            base: Some(5),
         }
     }
 
@@ -260,13 +268,16 @@ mod tests {
 
     #[test]
     fn a_policy_is_the_end_of_its_own_chain() {
-        let policy = |base| Expected { rule: None, base };
+        let policy = |base| Expected {
+            rule: None,
+            base: Some(base),
+        };
         let samples = [
             (rule(5), Some(sample(100, &[(9, 5, 0, 0, CHAIN)]))),
             (
                 Expected {
                     rule: Some(7),
-                    base: 7,
+                    base: Some(7),
                 },
                 Some(sample(100, &[(9, 7, 0, 0, OTHER)])),
             ),
@@ -314,7 +325,7 @@ mod tests {
             (
                 Expected {
                     rule: None,
-                    base: 5,
+                    base: Some(5),
                 },
                 Some(sample(100, &[(8, 0, 5, 1, CHAIN)])),
             ),

@@ -104,6 +104,10 @@ fn icmp() {
             name: Some("port-unreachable")
         })
     );
+    assert_eq!(
+        Numeric(&read(0x0800, &bytes)).to_string(),
+        "proto 1 10.9.0.1 > 10.9.0.2 type 3 code 3 len 84"
+    );
     bytes[20] = 200;
     assert_eq!(
         read(0x0800, &bytes).to_string(),
@@ -172,7 +176,7 @@ fn unknown_protocol_is_its_number() {
     bytes[9] = 253;
     assert_eq!(
         read(0x0800, &bytes).to_string(),
-        "253 10.9.0.1 > 10.9.0.2 len 40"
+        "proto 253 10.9.0.1 > 10.9.0.2 len 40"
     );
 }
 

@@ -7,11 +7,27 @@ use super::{ArpOp, Family, Packet};
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_with(f, false)
+    }
+}
+
+/// A packet in words, with protocols and ICMP types as numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Numeric<'a>(pub &'a Packet);
+
+impl fmt::Display for Numeric<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt_with(f, true)
+    }
+}
+
+impl Packet {
+    fn fmt_with(&self, f: &mut fmt::Formatter<'_>, numeric: bool) -> fmt::Result {
         for vlan in &self.vlan {
             write!(f, "vlan {} ", vlan.id)?;
         }
         match self.family {
-            Family::Ipv4 | Family::Ipv6 => self.fmt_ip(f)?,
+            Family::Ipv4 | Family::Ipv6 => self.fmt_ip(f, numeric)?,
             Family::Arp => self.fmt_arp(f)?,
             Family::Other => match self.ethertype {
                 Some(ethertype) => write!(f, "ethertype {ethertype:#06x}")?,
@@ -26,12 +42,14 @@ impl fmt::Display for Packet {
         }
         Ok(())
     }
-}
 
-impl Packet {
-    fn fmt_ip(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt_ip(&self, f: &mut fmt::Formatter<'_>, numeric: bool) -> fmt::Result {
         match self.proto {
-            Some(proto) => write!(f, "{proto}")?,
+            Some(proto) if numeric => write!(f, "proto {}", proto.0)?,
+            Some(proto) => match proto.name() {
+                Some(name) => f.write_str(name)?,
+                None => write!(f, "proto {}", proto.0)?,
+            },
             None => f.write_str(self.family.as_str())?,
         }
         if let (Some(src), Some(dst)) = (self.src, self.dst) {
@@ -45,7 +63,7 @@ impl Packet {
             flags.fmt_words(f)?;
         }
         if let Some(icmp) = self.icmp {
-            match icmp.name {
+            match icmp.name.filter(|_| !numeric) {
                 Some(name) => write!(f, " {name}")?,
                 None => write!(f, " type {} code {}", icmp.kind, icmp.code)?,
             }
