@@ -20,8 +20,11 @@ use fwtrace::{
     packet::Capture,
 };
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its seeds' directory.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("btf", btf),
     ("kallsyms", kallsyms),
     ("packet", packet),
