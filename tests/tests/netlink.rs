@@ -2,6 +2,11 @@
 //!
 //! Every test runs on a thread in a new network namespace, which is gone when the thread ends. Needs root and nft.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must say where"
+)]
+
 use std::{
     collections::BTreeMap,
     io::Write as _,
@@ -682,13 +687,13 @@ fn lost_notifications_are_made_up_for() {
         let comment = "x".repeat(120);
         let rule = format!("add rule inet t in accept comment \"{comment}\"\n");
         for _ in 0..2 {
-            nft(&rule.repeat(20_000));
+            nft(&rule.repeat(40_000));
         }
         let changes = snapshots.drain().unwrap();
         assert!(changes.lost && changes.reread);
         assert_eq!(
             snapshots.newest().ruleset.tables[0].chains[0].rules.len(),
-            40_001
+            80_001
         );
         nft("add chain inet t late");
         let changes = snapshots.drain().unwrap();

@@ -264,6 +264,11 @@ pub fn decode_set(payload: &[u8]) -> Result<Located<'_, Set>, AttrError> {
     })
 }
 
+/// How many elements the set in `NFT_MSG_NEWSET` has (`NFTA_SET_COUNT`, since 6.16).
+pub(super) fn decode_set_count(payload: &[u8]) -> Result<Option<u32>, AttrError> {
+    fields(payload)?.opt_be32(20)
+}
+
 /// Elements out of one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Elements {
