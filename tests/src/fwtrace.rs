@@ -261,6 +261,11 @@ impl Fwtrace {
         self.lines = nothing;
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|s| s.is_some())
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

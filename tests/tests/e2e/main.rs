@@ -3,4 +3,17 @@
 //! Rulesets are loaded by nft, packets are real, and what nft lists afterwards (handles, numbers,
 //! counters, texts) is what an event is compared with.
 
+mod commands;
+mod conntrack;
+mod filters;
+mod lifecycle;
 mod matrix;
+mod mixed;
+mod namespaces;
+mod packets;
+mod process;
+mod refusals;
+mod replace;
+mod support;
+mod text;
+mod together;

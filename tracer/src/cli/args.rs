@@ -130,7 +130,7 @@ struct LiveArgs {
     #[command(flatten)]
     netns: NetnsArgs,
     /// Stop after COUNT drops
-    #[arg(short, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop after this long: 30, 30s, 5m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
@@ -139,13 +139,13 @@ struct LiveArgs {
     #[arg(short, long)]
     json: bool,
     /// Protocols and ICMP types as numbers (addresses, ports and users always are)
-    #[arg(short)]
+    #[arg(short, long)]
     numeric: bool,
     /// Say more: how the rule was found, marks, conntrack's detail
-    #[arg(short, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// No talk on stderr but errors
-    #[arg(short)]
+    #[arg(short, long)]
     quiet: bool,
     /// Colour: auto means on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
@@ -219,7 +219,7 @@ impl Args {
         match self.command {
             None => Ok(Plan::Live(Box::new(self.live.plan()?))),
             Some(Command::Rules(args)) => Ok(Plan::Rules(Rules {
-                netns: args.netns.watch()?,
+                watch: args.netns.watch()?,
                 tables: args.table,
                 chains: args.chain,
                 stateless: args.stateless,

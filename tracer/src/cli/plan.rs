@@ -46,7 +46,7 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Rules {
     /// Whose rulesets.
-    pub netns: Watch,
+    pub watch: Watch,
     /// Only these tables; empty: all.
     pub tables: Vec<Table>,
     /// Only these chains; empty: all.
@@ -354,6 +354,6 @@ impl Filter {
     }
 
     fn selects_table(&self, family: Family, name: &str) -> bool {
-        self.tables.is_empty() || self.tables.iter().any(|t| t.matches(family, name))
+        self.tables.is_empty() || self.tables.iter().any(|t| t.matches(family.as_str(), name))
     }
 }

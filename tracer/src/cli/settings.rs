@@ -114,21 +114,36 @@ fn side(side: Side) -> u32 {
 }
 
 fn prefix(matched: &PrefixMatch) -> Prefix {
-    let mut out = Prefix {
+    let len = matched.prefix.len;
+    let (addr, mask) = match matched.prefix.addr {
+        IpAddr::V4(addr) => (
+            in_front(&addr.octets()),
+            in_front(&mask4(len).to_be_bytes()),
+        ),
+        IpAddr::V6(addr) => (addr.octets(), mask6(len).to_be_bytes()),
+    };
+    Prefix {
+        addr: words(addr),
+        mask: words(mask),
         family: u32::from(matched.version()),
         side: side(matched.side),
-        ..Prefix::default()
-    };
-    let len = matched.prefix.len;
-    match matched.prefix.addr {
-        IpAddr::V4(addr) => {
-            out.addr[..4].copy_from_slice(&addr.octets());
-            out.mask[..4].copy_from_slice(&mask4(len).to_be_bytes());
-        }
-        IpAddr::V6(addr) => {
-            out.addr = addr.octets();
-            out.mask = mask6(len).to_be_bytes();
+    }
+}
+
+/// An IPv4 address where the kernel side looks for it.
+fn in_front(v4: &[u8; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(v4);
+    bytes
+}
+
+/// Words of the bytes' order, as the packet has them.
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        if let Ok(chunk) = chunk.try_into() {
+            *word = u32::from_ne_bytes(chunk);
         }
     }
-    out
+    words
 }

@@ -79,28 +79,32 @@ fn ports() {
     );
 }
 
+/// The bytes of a prefix's words, as they stand in memory.
+fn bytes(words: [u32; 4]) -> [u8; 16] {
+    let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+    bytes.try_into().unwrap()
+}
+
 #[test]
 fn addresses_lose_their_host_bits() {
     let s = settings("--host 10.9.0.77/24 --src 10/8,192.0.2.1 --dst 0.0.0.0/0");
     assert_eq!(s.prefix_count, 4);
-    assert_eq!(s.prefixes[0].addr[..5], [10, 9, 0, 0, 0]);
-    assert_eq!(s.prefixes[0].mask[..5], [255, 255, 255, 0, 0]);
-    assert_eq!((s.prefixes[0].family, s.prefixes[0].side), (4, SIDE_ANY));
-    assert_eq!(s.prefixes[1].addr[..4], [10, 0, 0, 0]);
-    assert_eq!(s.prefixes[1].mask[..4], [255, 0, 0, 0]);
-    assert_eq!((s.prefixes[1].family, s.prefixes[1].side), (4, SIDE_SRC));
-    assert_eq!(s.prefixes[2].mask[..4], [255; 4]);
-    assert_eq!(
-        (s.prefixes[3].mask, s.prefixes[3].side),
-        ([0; 16], SIDE_DST)
-    );
+    let [host, short, whole, any] = [0, 1, 2, 3].map(|i| &s.prefixes[i]);
+    assert_eq!(bytes(host.addr)[..5], [10, 9, 0, 0, 0]);
+    assert_eq!(bytes(host.mask)[..5], [255, 255, 255, 0, 0]);
+    assert_eq!((host.family, host.side), (4, SIDE_ANY));
+    assert_eq!(bytes(short.addr)[..4], [10, 0, 0, 0]);
+    assert_eq!(bytes(short.mask)[..4], [255, 0, 0, 0]);
+    assert_eq!((short.family, short.side), (4, SIDE_SRC));
+    assert_eq!(bytes(whole.mask)[..5], [255, 255, 255, 255, 0]);
+    assert_eq!((any.mask, any.side), ([0; 4], SIDE_DST));
 
     let s = settings("--host fd00::1/127");
     let mut mask = [255; 16];
     mask[15] = 254;
-    assert_eq!((s.prefixes[0].mask, s.prefixes[0].family), (mask, 6));
+    assert_eq!((bytes(s.prefixes[0].mask), s.prefixes[0].family), (mask, 6));
     let addr: IpAddr = "fd00::".parse().unwrap();
-    assert_eq!(IpAddr::from(s.prefixes[0].addr), addr);
+    assert_eq!(IpAddr::from(bytes(s.prefixes[0].addr)), addr);
 }
 
 #[test]

@@ -35,9 +35,9 @@ pub struct Table {
 }
 
 impl Table {
-    /// Whether this means the table `name` of `family`.
-    pub fn matches(&self, family: Family, name: &str) -> bool {
-        self.name == name && self.family.is_none_or(|wanted| wanted == family)
+    /// Whether this means the table `name` of `family`, by the word that nft uses.
+    pub fn matches(&self, family: &str, name: &str) -> bool {
+        self.name == name && self.family.is_none_or(|wanted| wanted.as_str() == family)
     }
 }
 
