@@ -10,7 +10,11 @@ use std::{
 use fwtrace::netlink::nft_write::{
     BaseChain, Batch, Key, Reject, Rule, WriteError, ct_state, verdict,
 };
-use fwtrace::ruleset::model::Family;
+use fwtrace::netlink::{
+    nftables::read_ruleset,
+    socket::{Protocol, Socket},
+};
+use fwtrace::ruleset::model::{CmpOp, Counters, Data, Expr, Family, PayloadBase};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `work` in a new network namespace that ends with it.
@@ -314,4 +318,73 @@ fn a_refusal_names_the_command_and_leaves_nothing() {
         assert_eq!(source.errno(), Some(nix::libc::ENOENT), "{error}");
         assert_eq!(nft(&["list", "ruleset"], ""), "");
     });
+}
+
+#[test]
+fn the_kernel_keeps_the_expressions() {
+    let limit = Expr::Limit {
+        rate: 7,
+        unit: 60,
+        burst: 5,
+        kind: 0,
+        flags: 1,
+    };
+    let load = Expr::Payload {
+        dreg: 1,
+        base: PayloadBase::Network,
+        offset: 12,
+        len: 4,
+    };
+    let mask = Expr::Bitwise {
+        sreg: 1,
+        sreg2: None,
+        dreg: 1,
+        len: 4,
+        op: 0,
+        mask: vec![255, 255, 240, 0],
+        xor: vec![0; 4],
+        data: Vec::new(),
+    };
+    let compare = Expr::Cmp {
+        sreg: 1,
+        op: CmpOp::Gte,
+        data: vec![10, 0, 16, 0],
+    };
+    let one = Expr::Immediate {
+        dreg: 1,
+        data: Data::Value(1_u32.to_ne_bytes().into()),
+    };
+    let counters = Counters {
+        packets: 3,
+        bytes: 180,
+    };
+    let exprs = vec![
+        load,
+        mask,
+        compare,
+        limit,
+        one,
+        Expr::MetaSet { sreg: 1, key: 3 },
+        Expr::Counter(counters),
+        Expr::Immediate {
+            dreg: 0,
+            data: Data::Verdict(verdict::jump("sub")),
+        },
+    ];
+    let ruleset = in_new_netns(|| {
+        let mut fw = batch(Family::Ip, "t");
+        fw.add_chain("sub").add_base_chain("in", &BaseChain::INPUT);
+        let rule = exprs
+            .iter()
+            .cloned()
+            .fold(Rule::new(Family::Ip), Rule::push);
+        fw.add_rule("in", rule.comment("as it was"));
+        fw.commit().expect("the kernel takes the batch");
+        let mut socket = Socket::open(Protocol::Netfilter, &[]).expect("a socket");
+        read_ruleset(&mut socket).expect("the ruleset")
+    });
+    let (_, table) = ruleset.table_named(Family::Ip, "t").expect("the table");
+    let rule = &table.chain("in").expect("the chain").rules[0];
+    assert_eq!(rule.exprs, exprs);
+    assert_eq!(rule.comment.as_deref(), Some("as it was"));
 }

@@ -40,6 +40,7 @@ fn links_addresses_and_routes() {
         rtnl.rename("v0", "lan0").unwrap();
         rtnl.add_bridge("br0").unwrap();
         rtnl.set_master("p0", "br0").unwrap();
+        rtnl.no_link_local("p1").unwrap();
         for link in ["lan0", "p0", "p1", "br0"] {
             rtnl.up(link).unwrap();
         }
@@ -70,6 +71,8 @@ fn links_addresses_and_routes() {
             addresses.contains("inet6 fd00::1/64 scope global nodad"),
             "{addresses}"
         );
+        assert_eq!(ip(&["-6", "-o", "address", "show", "dev", "p1"]), "");
+        assert!(line(" p1@").contains("addrgenmode none"), "{links}");
         let routes = ip(&["route"]);
         assert!(
             routes.contains("default via 10.9.0.2 dev lan0 proto static"),

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -97,7 +97,11 @@ fn install_linker(dirs: &Dirs, apt: &mut Apt) -> Result<()> {
         root.display()
     );
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(ebpf::clean_command(cargo)
+    let mut install = ebpf::clean_command(cargo);
+    if !std::io::stderr().is_terminal() {
+        install.arg("--quiet");
+    }
+    run(install
         .args([
             "install",
             "bpf-linker",
@@ -157,10 +161,11 @@ impl Apt {
         eprintln!("setup: installing {list}");
         let apt_get = || {
             let mut command = Command::new("/usr/bin/apt-get");
-            command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
-            if !std::io::stderr().is_terminal() {
-                command.arg("-q");
-            }
+            // Errors come on stderr.
+            command
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
+                .stdout(Stdio::null());
             command
         };
         if !self.updated {

@@ -31,6 +31,8 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 /// `IPV4_DEVCONF_FORWARDING`.
 const IPV4_FORWARDING: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
 
 const IFA_ADDRESS: u16 = 1;
@@ -200,6 +202,20 @@ impl Rtnl {
                     });
             },
         )
+    }
+
+    /// `ip link set LINK addrgenmode none`: no IPv6 link-local address, hence no IPv6 traffic by itself. Before the link is up.
+    pub fn no_link_local(&mut self, link: &str) -> Result<(), RtnlError> {
+        let what = format!("keep {link} without a link-local address");
+        self.request(RTM_SETLINK, 0, what, |w| {
+            w.raw(&ifinfomsg(0, 0))
+                .str(IFLA_IFNAME, link)
+                .nest(IFLA_AF_SPEC, |w| {
+                    w.nest(u16::from(AF_INET6), |w| {
+                        w.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+                    });
+                });
+        })
     }
 
     /// `ip address add ADDRESS/PREFIX dev LINK`, IPv6 with `nodad`.

@@ -178,8 +178,13 @@ pub(super) fn verdict(w: &mut Writer, verdict: &Verdict) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
     use super::*;
-    use crate::ruleset::model::Counters;
+    use crate::{
+        netlink::{attr::Attrs, nftables::decode_expr},
+        ruleset::model::Counters,
+    };
 
     fn bytes(expr: &Expr, set: u32) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -277,5 +282,128 @@ mod tests {
         };
         assert!(encode(&mut Writer::new(), &shift, 0).is_err());
         assert!(encode(&mut Writer::new(), &Expr::Counter(Counters::default()), 0).is_ok());
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        vec(any::<u8>(), 1..=16)
+    }
+
+    fn any_data() -> impl Strategy<Value = Data> {
+        let verdict = (-5..=3_i32, option::of("[a-z]{1,9}"));
+        prop_oneof![
+            any_bytes().prop_map(Data::Value),
+            verdict.prop_map(|(code, chain)| Data::Verdict(Verdict { code, chain })),
+        ]
+    }
+
+    fn any_cmp_op() -> impl Strategy<Value = CmpOp> {
+        proptest::sample::select(vec![
+            CmpOp::Eq,
+            CmpOp::Neq,
+            CmpOp::Lt,
+            CmpOp::Lte,
+            CmpOp::Gt,
+            CmpOp::Gte,
+        ])
+    }
+
+    fn any_base() -> impl Strategy<Value = PayloadBase> {
+        use PayloadBase::{Inner, Link, Network, Transport};
+        proptest::sample::select(vec![Link, Network, Transport, Inner])
+    }
+
+    /// Every expression that can be written.
+    fn any_expr() -> impl Strategy<Value = Expr> {
+        let log = (
+            option::of("[a-z ]{1,20}"),
+            any::<Option<u32>>(),
+            any::<Option<u32>>(),
+            any::<Option<u16>>(),
+            any::<Option<u32>>(),
+            any::<Option<u16>>(),
+        );
+        prop_oneof![
+            (any::<u32>(), any_data()).prop_map(|(dreg, data)| Expr::Immediate { dreg, data }),
+            (any::<u32>(), any_cmp_op(), any_bytes()).prop_map(|(sreg, op, data)| Expr::Cmp {
+                sreg,
+                op,
+                data
+            }),
+            (any::<u32>(), any::<u32>(), any_bytes(), any_bytes()).prop_map(
+                |(sreg, dreg, mask, xor)| {
+                    let len = u32::try_from(mask.len()).unwrap();
+                    Expr::Bitwise {
+                        sreg,
+                        sreg2: None,
+                        dreg,
+                        len,
+                        op: 0,
+                        mask,
+                        xor,
+                        data: Vec::new(),
+                    }
+                }
+            ),
+            ("[a-z_]{1,9}", any::<u32>(), any::<Option<u32>>(), 0..=1_u32).prop_map(
+                |(set, sreg, dreg, flags)| Expr::Lookup {
+                    set,
+                    sreg,
+                    dreg,
+                    flags
+                }
+            ),
+            (any::<u32>(), any_base(), any::<u32>(), any::<u32>()).prop_map(
+                |(dreg, base, offset, len)| Expr::Payload {
+                    dreg,
+                    base,
+                    offset,
+                    len
+                }
+            ),
+            (any::<u32>(), any::<u32>()).prop_map(|(dreg, key)| Expr::Meta { dreg, key }),
+            (any::<u32>(), any::<u32>()).prop_map(|(sreg, key)| Expr::MetaSet { sreg, key }),
+            (any::<u32>(), any::<u32>(), any::<Option<u8>>()).prop_map(|(dreg, key, direction)| {
+                Expr::Ct {
+                    dreg,
+                    key,
+                    direction,
+                }
+            }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(packets, bytes)| Expr::Counter(Counters { packets, bytes })),
+            (
+                any::<u64>(),
+                any::<u64>(),
+                any::<u32>(),
+                any::<u32>(),
+                any::<u32>()
+            )
+                .prop_map(|(rate, unit, burst, kind, flags)| Expr::Limit {
+                    rate,
+                    unit,
+                    burst,
+                    kind,
+                    flags
+                }),
+            log.prop_map(
+                |(prefix, level, flags, group, snaplen, qthreshold)| Expr::Log {
+                    prefix,
+                    level,
+                    flags,
+                    group,
+                    snaplen,
+                    qthreshold
+                }
+            ),
+            (any::<u32>(), any::<Option<u8>>())
+                .prop_map(|(kind, code)| Expr::Reject { kind, code }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_decoder_reads_what_was_written(expr in any_expr(), set in any::<u32>()) {
+            prop_assert_eq!(decode_expr(Attrs::new(&bytes(&expr, set))), expr);
+        }
     }
 }
