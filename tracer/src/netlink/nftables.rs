@@ -1,1 +1,0 @@
-//! nf_tables messages -> the ruleset model.
