@@ -1,5 +1,41 @@
 //! The BPF programs of fwtrace.
+//!
+//! | program | attached to | does |
+//! |---|---|---|
+//! | `drops` | tp_btf/kfree_skb | filters each drop, finds its rule, sends one record |
+//! | `anchor` | tp_btf/kfree_skb | nothing: with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
+//! | `calibrate` | tp_btf/kfree_skb | while fwtrace starts: reports which stack words are rules |
+//!
+//! Every kernel struct is read at the offsets in [`LAYOUT`], which user space fills from BTF.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod calibrate;
+#[cfg(target_arch = "bpf")]
+mod conntrack;
+#[cfg(target_arch = "bpf")]
+mod drops;
+#[cfg(target_arch = "bpf")]
+mod filter;
+#[cfg(target_arch = "bpf")]
+mod kernel;
+#[cfg(target_arch = "bpf")]
+mod process;
+#[cfg(target_arch = "bpf")]
+mod rule;
+#[cfg(target_arch = "bpf")]
+mod scratch;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

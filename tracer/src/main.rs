@@ -1,3 +1,127 @@
-//! The `fwtrace` command.
+//! The `fwtrace` command: the command line to a plan, the plan to its part of the library, errors to words and exit codes.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use fwtrace::bpf::load::BpfError;
+use fwtrace::cli::{self, Plan};
+use fwtrace::event::{ErrorEvent, Event};
+use fwtrace::kernel::caps::CapsError;
+use fwtrace::netlink::socket::SocketError;
+use fwtrace::output::Format;
+use fwtrace::pipeline::{self, RunError, StartError};
+
+/// Something went wrong while running.
+const FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// A permission is missing, or the kernel cannot do it.
+const UNABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    let plan = match cli::parse(std::env::args_os()) {
+        Ok(plan) => plan,
+        Err(err) => return failed(&err.into(), false),
+    };
+    log_to_stderr(&plan);
+    let json = match &plan {
+        Plan::Live(live) => live.output.format == Format::Json,
+        Plan::Rules(rules) => rules.json,
+        Plan::Features(features) => features.json,
+        Plan::Demo(_) => false,
+    };
+    match run(plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => failed(&err, json),
+    }
+}
+
+fn run(plan: Plan) -> anyhow::Result<()> {
+    match plan {
+        Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
+        other => anyhow::bail!("not in this build: {other:?}"),
+    }
+}
+
+/// What the library has to say beside its results: RUST_LOG, else as -q and -v ask.
+fn log_to_stderr(plan: &Plan) {
+    let level = match plan {
+        Plan::Live(live) => match (live.output.quiet, live.output.verbosity) {
+            (true, _) => log::LevelFilter::Error,
+            (false, 0 | 1) => log::LevelFilter::Warn,
+            (false, 2) => log::LevelFilter::Info,
+            (false, _) => log::LevelFilter::Debug,
+        },
+        _ => log::LevelFilter::Warn,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "fwtrace: {level}: {}", record.args())
+        })
+        .init();
+}
+
+/// Tells what went wrong, and says the exit code.
+fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
+    let code = exit_code(err);
+    match err.downcast_ref() {
+        // clap colours its words, and sends help to stdout; a reader that is gone is none of ours.
+        Some(cli::Error::Clap(clap)) => {
+            let _ = clap.print();
+        }
+        _ if code == 0 => {}
+        _ => {
+            let message = format!("{err:#}");
+            let _ = writeln!(io::stderr(), "fwtrace: {message}");
+            if json {
+                let time = jiff::Timestamp::now();
+                let _ = Event::Error(ErrorEvent { time, message }).write_json(io::stdout());
+            }
+        }
+    }
+    ExitCode::from(code)
+}
+
+/// 0: a reader that went away, or help; 1: runtime; 2: usage; 3: permission or kernel support.
+fn exit_code(err: &anyhow::Error) -> u8 {
+    for cause in err.chain() {
+        let code = if let Some(RunError::Start(err)) = cause.downcast_ref() {
+            match err {
+                StartError::Usage(_) => USAGE,
+                StartError::Thread(_) => FAILED,
+                _ => UNABLE,
+            }
+        } else if let Some(err) = cause.downcast_ref::<cli::Error>() {
+            match err {
+                cli::Error::Clap(err) => u8::try_from(err.exit_code()).unwrap_or(USAGE),
+                cli::Error::Usage(_) => USAGE,
+                cli::Error::Permission(_) => UNABLE,
+            }
+        } else if let Some(err) = cause.downcast_ref::<io::Error>() {
+            match err.kind() {
+                io::ErrorKind::BrokenPipe => 0,
+                io::ErrorKind::PermissionDenied => UNABLE,
+                _ => continue,
+            }
+        } else if let Some(err) = cause.downcast_ref::<SocketError>() {
+            match err.errno() {
+                Some(libc::EPERM | libc::EACCES) => UNABLE,
+                _ => continue,
+            }
+        } else if cause.is::<CapsError>() {
+            UNABLE
+        } else if let Some(err) = cause.downcast_ref::<BpfError>() {
+            match err {
+                BpfError::Btf(_) | BpfError::Program { .. } => UNABLE,
+                _ => continue,
+            }
+        } else {
+            continue;
+        };
+        return code;
+    }
+    FAILED
+}

@@ -1,5 +1,8 @@
 //! Byte offsets into kernel structs, resolved from BTF in user space.
 
+/// Bytes of sk_buff that the BPF program copies in one go; every `skb_*` offset must lie below.
+pub const SKB_BYTES: u32 = 256;
+
 /// An offset that the running kernel's BTF does not have; the feature that needs it is off.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -64,8 +67,6 @@ layout! {
     state_in = "nf_hook_state.in",
     state_out = "nf_hook_state.out",
     state_net = "nf_hook_state.net",
-    pktinfo_skb = "nft_pktinfo.skb",
-    pktinfo_state = "nft_pktinfo.state",
     chain_blob0 = "nft_chain.blob_gen_0",
     chain_blob1 = "nft_chain.blob_gen_1",
     chain_table = "nft_chain.table",
@@ -73,6 +74,7 @@ layout! {
     chain_name = "nft_chain.name",
     table_handle = "nft_table.handle",
     table_name = "nft_table.name",
+    table_family = "nft_table.family",
     last_chain = "nft_rule_dp_last.chain",
     blob_data = "nft_rule_blob.data",
     ct_status = "nf_conn.status",

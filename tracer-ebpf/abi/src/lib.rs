@@ -9,10 +9,12 @@
     expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")
 )]
 
+mod calibration;
 mod layout;
 mod record;
 mod settings;
 
+pub use calibration::*;
 pub use layout::*;
 pub use record::*;
 pub use settings::*;

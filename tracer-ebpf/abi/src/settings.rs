@@ -4,6 +4,8 @@ use crate::{IFNAMSIZ, SNAP_MAX};
 
 /// Drop sites (`location` values) that calibration can teach.
 pub const SITES: usize = 4;
+/// Words of stack that are searched for `struct nft_pktinfo`.
+pub const PKTINFO_WINDOW: usize = 32;
 /// Interfaces in a filter.
 pub const IFACES: usize = 8;
 /// Port ranges in a filter.
@@ -42,7 +44,8 @@ pub struct Site {
     pub next: u32,
     /// Word that holds the base chain's address.
     pub base_slot: i32,
-    /// Word that holds the address of `struct nft_pktinfo`.
+    /// First of the [`PKTINFO_WINDOW`] words among which `struct nft_pktinfo` begins (its place in the
+    /// frame of nft_do_chain's caller differs between families): the skb, then its hook state.
     pub pktinfo_slot: i32,
     /// Zero.
     pub pad: u32,
@@ -64,10 +67,10 @@ pub struct PortRange {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// Address, network order, host bits zero; IPv4 in the first four bytes.
-    pub addr: [u8; 16],
-    /// Mask, network order.
-    pub mask: [u8; 16],
+    /// Address, words in network order, host bits zero; IPv4 in the first word, the others zero.
+    pub addr: [u32; 4],
+    /// Mask, likewise.
+    pub mask: [u32; 4],
     /// 4 or 6.
     pub family: u32,
     /// `SIDE_*`.
@@ -150,8 +153,8 @@ impl Settings {
             side: SIDE_ANY,
         }; PORTS],
         prefixes: [Prefix {
-            addr: [0; 16],
-            mask: [0; 16],
+            addr: [0; 4],
+            mask: [0; 4],
             family: 0,
             side: SIDE_ANY,
         }; PREFIXES],

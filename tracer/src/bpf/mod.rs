@@ -1,1 +1,6 @@
 //! The BPF programs: load, calibrate, attach, read the ring. The only module that names aya.
+
+pub mod calibrate;
+pub mod load;
+pub mod reader;
+pub mod slots;

@@ -1,1 +1,515 @@
-//! BTF -> the offsets that the BPF programs read.
+//! BTF -> the offsets that the BPF programs read, and what is off when one is missing.
+//!
+//! Every field belongs to one named feature. A field the kernel does not have, or has in a size
+//! the BPF programs do not expect, switches that feature off and leaves the others alone. So do
+//! the facts that the BPF programs have hard-coded and that turn out to be false.
+
+use fwtrace_abi::{ABSENT, Layout, TUPLE_LEN};
+
+use super::types::KernelTypes;
+
+/// Something fwtrace can do when the kernel's structs are as it knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// The packet and where it is in the stack.
+    DropRecord,
+    /// The network namespace.
+    Netns,
+    /// Names and types of interfaces.
+    Interfaces,
+    /// The outgoing interface of a packet that has no device yet.
+    Route,
+    /// VLAN tags held beside the packet.
+    Vlan,
+    /// The exact rule, read from the kernel's stack.
+    KernelStack,
+    /// The ruleset's generation at the moment of the drop.
+    Generation,
+    /// Hook and interfaces as nf_tables saw them.
+    HookState,
+    /// The connection.
+    Conntrack,
+    /// The connection's mark.
+    ConntrackMark,
+    /// The connection's zone.
+    ConntrackZone,
+    /// Whether conntrack sees the packets of a namespace at all.
+    ConntrackHooks,
+    /// The sending process.
+    Process,
+}
+
+impl Feature {
+    /// All of them, in the order they are listed to the user.
+    pub const ALL: &'static [Self] = &[
+        Self::DropRecord,
+        Self::Netns,
+        Self::Interfaces,
+        Self::Route,
+        Self::Vlan,
+        Self::KernelStack,
+        Self::Generation,
+        Self::HookState,
+        Self::Conntrack,
+        Self::ConntrackMark,
+        Self::ConntrackZone,
+        Self::ConntrackHooks,
+        Self::Process,
+    ];
+
+    /// Its name, as shown to the user.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DropRecord => "drop-record",
+            Self::Netns => "netns",
+            Self::Interfaces => "interfaces",
+            Self::Route => "route",
+            Self::Vlan => "vlan",
+            Self::KernelStack => "kernel-stack",
+            Self::Generation => "generation",
+            Self::HookState => "hook-state",
+            Self::Conntrack => "conntrack",
+            Self::ConntrackMark => "conntrack-mark",
+            Self::ConntrackZone => "conntrack-zone",
+            Self::ConntrackHooks => "conntrack-hooks",
+            Self::Process => "process",
+        }
+    }
+
+    /// What it gives.
+    pub fn gives(self) -> &'static str {
+        match self {
+            Self::DropRecord => "dropped packets: their bytes, length, mark and device",
+            Self::Netns => "the network namespace of each drop",
+            Self::Interfaces => "the interfaces' names",
+            Self::Route => "the outgoing interface of packets on their way out",
+            Self::Vlan => "VLAN tags that the driver took off the packet",
+            Self::KernelStack => "the exact nftables rule, read from the kernel",
+            Self::Generation => "whether the ruleset changed since the drop",
+            Self::HookState => "hook and interfaces as nftables saw them",
+            Self::Conntrack => "the connection's state and original addresses",
+            Self::ConntrackMark => "the connection's mark",
+            Self::ConntrackZone => "the connection's zone",
+            Self::ConntrackHooks => "telling untracked packets from invalid ones",
+            Self::Process => "the process that sent the packet",
+        }
+    }
+
+    /// What its absence costs.
+    pub fn cost(self) -> &'static str {
+        match self {
+            Self::DropRecord | Self::Netns => "fwtrace cannot run on this kernel",
+            Self::Interfaces => "interfaces are shown by number",
+            Self::Route => "the outgoing interface of locally sent packets is not known",
+            Self::Vlan => "packets of VLANs are shown without their tag",
+            Self::KernelStack => "the rule is computed from the ruleset, not read from the kernel",
+            Self::Generation => {
+                "a rule that was changed within moments of the drop may be shown in its new form"
+            }
+            Self::HookState => "the hook is found from the kernel's stack",
+            Self::Conntrack => "no connection state, and ct expressions cannot be evaluated",
+            Self::ConntrackMark => "ct mark is not known",
+            Self::ConntrackZone => "ct zone is not known",
+            Self::ConntrackHooks => "a packet without connection is shown with state unknown",
+            Self::Process => "no process with packets sent from this machine",
+        }
+    }
+
+    /// Whether fwtrace cannot run without it.
+    pub fn is_essential(self) -> bool {
+        matches!(self, Self::DropRecord | Self::Netns)
+    }
+}
+
+/// A field or fact the kernel lacks, and the feature that is off for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {reason}", feature.name())]
+pub struct Missing {
+    /// What is off.
+    pub feature: Feature,
+    /// The BTF path, `struct.member[.member]`, or a struct's name.
+    pub path: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The feature each field of [`Layout`] belongs to, and the sizes in bytes that the BPF programs
+/// can read; no size: any (a flexible array, or only its address is taken).
+fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
+    use Feature as F;
+    Some(match name {
+        "skb_dev" | "skb_head" | "skb_data" => (F::DropRecord, &[8]),
+        "skb_len" | "skb_data_len" | "skb_iif" | "skb_mark" => (F::DropRecord, &[4]),
+        // An offset from `head` on 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET).
+        "skb_tail" => (F::DropRecord, &[4]),
+        "skb_protocol" | "skb_network_header" | "skb_mac_header" => (F::DropRecord, &[2]),
+        "skb_sk" => (F::Netns, &[8]),
+        // possible_net_t: empty without CONFIG_NET_NS.
+        "dev_net" | "sock_net" => (F::Netns, &[8]),
+        "net_inum" => (F::Netns, &[4]),
+        "dev_ifindex" => (F::Interfaces, &[4]),
+        "dev_name" => (F::Interfaces, &[16]),
+        "dev_type" => (F::Interfaces, &[2]),
+        "skb_dst" | "dst_dev" => (F::Route, &[8]),
+        "skb_vlan_tci" | "skb_vlan_proto" => (F::Vlan, &[2]),
+        "chain_blob0" | "chain_blob1" | "chain_table" | "chain_handle" | "chain_name"
+        | "table_handle" | "table_name" | "last_chain" => (F::KernelStack, &[8]),
+        "blob_data" => (F::KernelStack, &[]),
+        // Six bits at the start of a byte (include/net/netfilter/nf_tables.h, v6.18).
+        "table_family" => (F::KernelStack, &[1]),
+        "net_nft_generation" => (F::Generation, &[4]),
+        "state_in" | "state_out" | "state_net" => (F::HookState, &[8]),
+        // `unsigned int hook` up to v5.10; the low byte says it all.
+        "state_hook" => (F::HookState, &[1, 4]),
+        "state_pf" => (F::HookState, &[1]),
+        "skb_nfct" | "ct_status" => (F::Conntrack, &[8]),
+        "ct_tuples" => (F::Conntrack, &[112]),
+        "ct_tcp_state" => (F::Conntrack, &[1]),
+        "tuplehash_tuple" => (F::Conntrack, &[TUPLE_LEN as u64]),
+        "ct_mark" => (F::ConntrackMark, &[4]),
+        "ct_zone" => (F::ConntrackZone, &[2]),
+        "net_hooks_ipv4" | "net_hooks_ipv6" => (F::ConntrackHooks, &[40]),
+        "hook_entries_num" => (F::ConntrackHooks, &[2]),
+        "hook_entries_hooks" => (F::ConntrackHooks, &[]),
+        "task_stack" | "task_group_leader" => (F::Process, &[8]),
+        "task_flags" => (F::Process, &[4]),
+        "task_comm" => (F::Process, &[16]),
+        _ => return None,
+    })
+}
+
+/// A fact the BPF programs have hard-coded.
+enum Fact {
+    /// The field begins at this bit and is this many bits long.
+    Bits(u32, u64),
+    /// The struct is this many bytes long.
+    Size(u32),
+}
+
+const FACTS: &[(Feature, &str, Fact)] = &[
+    // The header word of a rule (include/net/netfilter/nf_tables.h, v6.18).
+    (Feature::KernelStack, "nft_rule_dp", Fact::Size(8)),
+    (
+        Feature::KernelStack,
+        "nft_rule_dp.is_last",
+        Fact::Bits(0, 1),
+    ),
+    (Feature::KernelStack, "nft_rule_dp.dlen", Fact::Bits(1, 12)),
+    (
+        Feature::KernelStack,
+        "nft_rule_dp.handle",
+        Fact::Bits(13, 42),
+    ),
+    (
+        Feature::KernelStack,
+        "nft_rule_blob.size",
+        Fact::Bits(0, 64),
+    ),
+    // include/linux/netfilter.h
+    (Feature::ConntrackHooks, "nf_hook_entry", Fact::Size(16)),
+    (
+        Feature::ConntrackHooks,
+        "nf_hook_entry.hook",
+        Fact::Bits(0, 64),
+    ),
+    (
+        Feature::ConntrackHooks,
+        "nf_hook_entry.priv",
+        Fact::Bits(64, 64),
+    ),
+    // include/net/netfilter/nf_conntrack_tuple.h; TUPLE_LEN says what is where.
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple_hash",
+        Fact::Size(56),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple",
+        Fact::Size(TUPLE_LEN as u32),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.src.u3",
+        Fact::Bits(0, 128),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.src.u",
+        Fact::Bits(128, 16),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.src.l3num",
+        Fact::Bits(144, 16),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.dst.u3",
+        Fact::Bits(160, 128),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.dst.u",
+        Fact::Bits(288, 16),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.dst.protonum",
+        Fact::Bits(304, 8),
+    ),
+    (
+        Feature::Conntrack,
+        "nf_conntrack_tuple.dst.dir",
+        Fact::Bits(312, 8),
+    ),
+];
+
+/// Resolves every field of [`Layout`], and checks what the BPF programs have hard-coded. All
+/// fields of a feature that is off are [`ABSENT`].
+pub fn resolve(types: &KernelTypes) -> (Layout, Vec<Missing>) {
+    let mut layout = Layout::UNRESOLVED;
+    let mut missing = Vec::new();
+    for &(name, path) in Layout::PATHS {
+        // A field that nobody has said more about is essential.
+        let (feature, sizes) = field_spec(name).unwrap_or((Feature::DropRecord, &[]));
+        match offset(types, path, sizes) {
+            Ok(offset) => {
+                layout.set(name, offset);
+            }
+            Err(reason) => missing.push(Missing {
+                feature,
+                path,
+                reason,
+            }),
+        }
+    }
+    for (feature, path, fact) in FACTS {
+        if let Err(reason) = check(types, path, fact) {
+            missing.push(Missing {
+                feature: *feature,
+                path,
+                reason,
+            });
+        }
+    }
+    for &(name, _) in Layout::PATHS {
+        let feature = field_spec(name).map_or(Feature::DropRecord, |(feature, _)| feature);
+        if missing.iter().any(|m| m.feature == feature) {
+            layout.set(name, ABSENT);
+        }
+    }
+    missing.sort_by_key(|m| m.feature);
+    (layout, missing)
+}
+
+fn offset(types: &KernelTypes, path: &str, sizes: &[u64]) -> Result<u32, String> {
+    let field = types.field(path).map_err(|e| e.to_string())?;
+    // A bit-field that starts a byte can be read as that byte.
+    let start = (field.bit_offset % 8 == 0).then_some(field.bit_offset / 8);
+    let size = field.size().or((field.bit_size < 8).then_some(1));
+    let (Some(offset), Some(size)) = (start, size) else {
+        return Err(format!("{path} is a bit-field on this kernel"));
+    };
+    if sizes.is_empty() || sizes.contains(&size) {
+        Ok(offset)
+    } else {
+        Err(format!(
+            "{path} has {size} bytes on this kernel, and fwtrace reads {}",
+            sizes
+                .iter()
+                .map(u64::to_string)
+                .collect::<Vec<_>>()
+                .join(" or ")
+        ))
+    }
+}
+
+fn check(types: &KernelTypes, path: &str, fact: &Fact) -> Result<(), String> {
+    match *fact {
+        Fact::Size(expected) => {
+            let size = types.size_of(path).map_err(|e| e.to_string())?;
+            if size != expected {
+                return Err(format!(
+                    "struct {path} has {size} bytes on this kernel, and fwtrace expects {expected}"
+                ));
+            }
+        }
+        Fact::Bits(offset, size) => {
+            let field = types.field(path).map_err(|e| e.to_string())?;
+            if (field.bit_offset, field.bit_size) != (offset, size) {
+                return Err(format!(
+                    "{path} is {} bits at bit {} on this kernel, and fwtrace expects {size} at {offset}",
+                    field.bit_size, field.bit_offset
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use super::*;
+    use crate::kernel::{
+        btf::{
+            Btf,
+            tests::{Builder, STRUCT},
+        },
+        types::BTF_DIR,
+    };
+
+    #[test]
+    fn every_field_has_a_feature_and_every_feature_a_field() {
+        for (name, _) in Layout::PATHS {
+            assert!(field_spec(name).is_some(), "{name}");
+        }
+        for &feature in Feature::ALL {
+            assert!(
+                Layout::PATHS
+                    .iter()
+                    .any(|(name, _)| field_spec(name).is_some_and(|(f, _)| f == feature)),
+                "{feature:?}"
+            );
+        }
+    }
+
+    /// A kernel in which every field and fact is as expected, but for what `change` makes of
+    /// it. Each leaf: path, bit offset, size in bytes.
+    fn kernel(change: impl Fn(&mut BTreeMap<String, (u32, u64)>)) -> KernelTypes {
+        let mut leaves = BTreeMap::new();
+        let mut sizes = BTreeMap::new();
+        // Fields out of one another's way, inside each struct.
+        for (index, &(name, path)) in Layout::PATHS.iter().enumerate() {
+            let size = field_spec(name).and_then(|(_, s)| s.first().copied());
+            let at = u32::try_from(index * 1024).unwrap();
+            leaves.insert(path.to_owned(), (at, size.unwrap_or(0) * 8));
+        }
+        for (_, path, fact) in FACTS {
+            match *fact {
+                Fact::Bits(at, size) => {
+                    leaves.insert((*path).to_owned(), (at, size));
+                }
+                Fact::Size(size) => {
+                    sizes.insert((*path).to_owned(), size);
+                }
+            }
+        }
+        change(&mut leaves);
+        let mut b = Builder::new();
+        let mut structs: BTreeMap<String, Vec<(String, u32, u32)>> = BTreeMap::new();
+        for (path, (at, bits)) in leaves {
+            let (parent, leaf) = path.rsplit_once('.').unwrap();
+            let bytes = u32::try_from(bits.div_ceil(8)).unwrap();
+            // An empty struct of the right size stands for any type; what is not whole bytes
+            // becomes a bit-field.
+            let ty = b.composite("", STRUCT, bytes, &[]);
+            let word = if bits.is_multiple_of(8) {
+                at
+            } else {
+                at | (u32::try_from(bits).unwrap() << 24)
+            };
+            structs
+                .entry(parent.to_owned())
+                .or_default()
+                .push((leaf.to_owned(), ty, word));
+        }
+        // Innermost structs first, then those that hold them.
+        while let Some(parent) = structs
+            .keys()
+            .max_by_key(|path| path.matches('.').count())
+            .cloned()
+        {
+            let members = structs.remove(&parent).unwrap();
+            let members: Vec<_> = members
+                .iter()
+                .map(|(name, ty, word)| (name.as_str(), *ty, *word))
+                .collect();
+            let size = sizes.get(&parent).copied().unwrap_or(4096);
+            match parent.rsplit_once('.') {
+                Some((outer, leaf)) => {
+                    let ty = b.composite("", STRUCT | 1 << 31, size, &members);
+                    structs
+                        .entry(outer.to_owned())
+                        .or_default()
+                        .push((leaf.to_owned(), ty, 0));
+                }
+                None => {
+                    b.composite(&parent, STRUCT | 1 << 31, size, &members);
+                }
+            }
+        }
+        KernelTypes::from(Btf::parse(b.build()).unwrap())
+    }
+
+    #[test]
+    fn a_kernel_as_expected_misses_nothing() {
+        let (layout, missing) = resolve(&kernel(|_| {}));
+        assert_eq!(missing, []);
+        for (name, path) in Layout::PATHS {
+            assert_ne!(layout.get(name), ABSENT, "{path}");
+        }
+        assert_eq!(layout.skb_sk, 128);
+    }
+
+    #[test]
+    fn a_missing_field_switches_off_its_feature_and_no_other() {
+        let (layout, missing) = resolve(&kernel(|leaves| {
+            leaves.remove("nft_rule_dp_last.chain");
+            leaves.remove("nf_conn.mark");
+        }));
+        let off: Vec<_> = missing.iter().map(|m| (m.feature, m.path)).collect();
+        assert_eq!(
+            off,
+            [
+                (Feature::KernelStack, "nft_rule_dp_last.chain"),
+                (Feature::ConntrackMark, "nf_conn.mark")
+            ]
+        );
+        assert_eq!(layout.chain_name, ABSENT);
+        assert_eq!(layout.ct_mark, ABSENT);
+        assert_ne!(layout.ct_status, ABSENT);
+        assert_ne!(layout.skb_len, ABSENT);
+    }
+
+    #[test]
+    fn a_field_of_another_size_switches_off_its_feature() {
+        let (layout, missing) = resolve(&kernel(|leaves| {
+            leaves.get_mut("net.nft.base_seq").unwrap().1 = 64;
+        }));
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].feature, Feature::Generation);
+        assert!(missing[0].reason.contains("has 8 bytes"), "{}", missing[0]);
+        assert_eq!(layout.net_nft_generation, ABSENT);
+    }
+
+    #[test]
+    fn a_hard_coded_fact_that_is_false_switches_off_its_feature() {
+        let (layout, missing) = resolve(&kernel(|leaves| {
+            leaves.insert("nft_rule_dp.dlen".into(), (1, 13));
+        }));
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].feature, Feature::KernelStack);
+        assert_eq!(layout.chain_table, ABSENT);
+        assert_ne!(layout.net_nft_generation, ABSENT);
+    }
+
+    /// The kernel the test runs on, where it carries BTF, has at least what a drop record needs.
+    #[test]
+    fn the_running_kernel_has_the_essentials() {
+        if !Path::new(BTF_DIR).join("vmlinux").exists() {
+            return;
+        }
+        let types = KernelTypes::load(Path::new(BTF_DIR)).unwrap();
+        let (layout, missing) = resolve(&types);
+        let essential: Vec<_> = missing
+            .iter()
+            .filter(|m| m.feature.is_essential())
+            .collect();
+        assert!(essential.is_empty(), "{essential:?}");
+        assert_eq!(layout.skb_data_len, layout.skb_len + 4);
+        assert_eq!(layout.skb_data, layout.skb_head + 8);
+    }
+}

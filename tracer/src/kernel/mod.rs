@@ -1,7 +1,9 @@
-//! The running kernel: BTF, struct layout, drop reasons, symbols, capabilities.
+//! The running kernel: BTF, struct layout, drop reasons, symbols, hooks, capabilities.
 
 pub mod btf;
 pub mod caps;
+pub mod hooks;
 pub mod layout;
 pub mod reasons;
 pub mod symbols;
+pub mod types;

@@ -106,7 +106,7 @@ pub struct Table {
     pub family: Family,
     /// Its name, unique within the family.
     pub name: String,
-    /// Its handle, unique in the whole system and never used again (`table_handle`, net/netfilter/nf_tables_api.c, v6.18).
+    /// Its handle, unique in the network namespace and never used again there (`table_handle`, net/netfilter/nf_tables_api.c, v6.18).
     pub handle: u64,
     /// `NFT_TABLE_F_*`: 1 dormant, 2 owner, 4 persist.
     pub flags: u32,

@@ -1,0 +1,125 @@
+//! What each fuzz target does with its input. None may panic, whatever the bytes.
+//!
+//! The functions stand apart from libFuzzer so that a plain test can replay the seeds.
+
+use std::{hint::black_box, sync::Arc};
+
+use fwtrace::{
+    bpf::reader,
+    kernel::{btf::Btf, symbols::Symbols},
+    netlink::{
+        attr::{Attr, Attrs},
+        socket::{Messages, acknowledgement},
+    },
+    packet::Capture,
+};
+
+/// Every target by its name, which is also the name of its seeds' directory.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("btf", btf),
+    ("kallsyms", kallsyms),
+    ("packet", packet),
+    ("netlink", netlink),
+    ("record", record),
+];
+
+/// Deepest nest of attributes that is looked into.
+const MAX_DEPTH: usize = 8;
+
+/// The BTF parser, on the input and on the input again as a module of it.
+pub fn btf(data: &[u8]) {
+    let Ok(btf) = Btf::parse(data) else { return };
+    ask(&btf);
+    if let Ok(module) = Btf::parse_split(data, Arc::new(btf)) {
+        ask(&module);
+    }
+}
+
+/// Asks for what the seeds have.
+fn ask(btf: &Btf) {
+    for path in [
+        "sk_buff.len",
+        "sk_buff.flag",
+        "sk_buff.inner.state",
+        "sk_buff.cb",
+        "sk_buff.absent",
+        "net.ns.inum",
+    ] {
+        if let Ok(field) = btf.field(path) {
+            assert_eq!(field.byte_offset().is_some(), field.size().is_some() && field.bit_offset % 8 == 0);
+        }
+    }
+    let _ = black_box(btf.size_of("sk_buff"));
+    let _ = black_box(btf.enum_values("skb_drop_reason"));
+    let _ = black_box(btf.enum_values("wide"));
+}
+
+/// The reader of /proc/kallsyms.
+pub fn kallsyms(data: &[u8]) {
+    const NAMES: &[&str] = &["ip_rcv", "nft_do_chain", "__netif_receive_skb_core", "a"];
+    let Ok(symbols) = Symbols::read(data, NAMES) else {
+        return;
+    };
+    for name in NAMES {
+        if let Some(range) = symbols.range(name) {
+            assert!(range.start <= range.end);
+            assert_eq!(symbols.find(range.start).is_some(), !range.is_empty());
+        }
+    }
+}
+
+/// The packet decoder. Input: EtherType, VLAN tag, VLAN EtherType (two bytes each, little-endian;
+/// no tag if its EtherType is 0), then the packet.
+pub fn packet(data: &[u8]) {
+    let Some((head, bytes)) = data.split_first_chunk::<6>() else {
+        return;
+    };
+    let [e0, e1, t0, t1, v0, v1] = *head;
+    let vlan_proto = u16::from_le_bytes([v0, v1]);
+    let capture = Capture {
+        bytes,
+        ethertype: u16::from_le_bytes([e0, e1]),
+        wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        vlan: (vlan_proto != 0).then_some((u16::from_le_bytes([t0, t1]), vlan_proto)),
+    };
+    black_box(format!("{:?}", capture.packet()));
+}
+
+/// Netlink framing and attributes, to the bottom.
+pub fn netlink(data: &[u8]) {
+    for message in Messages::new(data) {
+        let Ok(message) = message else { break };
+        let _ = black_box(acknowledgement(&message));
+        // nfgenmsg, ifinfomsg and rtgenmsg.
+        for header in [4, 16, 1] {
+            attributes(Attrs::after(message.payload, header), MAX_DEPTH);
+        }
+    }
+    attributes(Attrs::new(data), MAX_DEPTH);
+}
+
+fn attributes(attrs: Attrs<'_>, depth: usize) {
+    for attr in attrs {
+        let Ok(attr) = attr else { break };
+        values(&attr);
+        if let Some(depth) = depth.checked_sub(1) {
+            attributes(attr.nested(), depth);
+        }
+    }
+}
+
+fn values(attr: &Attr<'_>) {
+    let _ = black_box((attr.u8(), attr.be16(), attr.be32(), attr.be64()));
+    let _ = black_box((attr.u16(), attr.u32(), attr.u64()));
+    if let Ok(text) = attr.str() {
+        assert!(text.len() <= attr.payload.len());
+    }
+}
+
+/// A record as the BPF program writes it, and the packet in it.
+pub fn record(data: &[u8]) {
+    if let Some(drop) = reader::decode(data) {
+        let capture = Capture::new(&drop.record, &drop.packet);
+        black_box(format!("{:?}", capture.packet()));
+    }
+}

@@ -1,0 +1,19 @@
+//! fwtrace against the kernel, in namespaces of the tests' own. Needs root.
+//!
+//! Rulesets are loaded by nft, packets are real, and what nft lists afterwards (handles, numbers,
+//! counters, texts) is what an event is compared with.
+
+mod commands;
+mod conntrack;
+mod filters;
+mod lifecycle;
+mod matrix;
+mod mixed;
+mod namespaces;
+mod packets;
+mod process;
+mod refusals;
+mod replace;
+mod support;
+mod text;
+mod together;

@@ -1,0 +1,280 @@
+//! A ruleset that is replaced while packets are dropped: every drop by the rule that was there.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use e2e::expect::at;
+use e2e::fwtrace::Fwtrace;
+use e2e::net::{Net, Place};
+use e2e::nft::{self, Rule};
+use serde_json::Value;
+
+use crate::support::{end_well, udp};
+
+use Place::{A, R};
+
+/// Ports that packets are sent to all the time; a generation drops those to one of them.
+const PORTS: [u16; 4] = [3300, 3301, 3302, 3303];
+const GENERATIONS: usize = 150;
+
+/// One ruleset: its dropping rule as nft lists it, and when it can have been in force (seconds
+/// since midnight, UTC).
+struct Generation {
+    hit: Rule,
+    from: f64,
+    until: f64,
+}
+
+/// Every generation starts its handles anew, so the same handle is another rule in the next.
+fn ruleset(generation: usize) -> String {
+    let port = PORTS[generation % PORTS.len()];
+    let other = |i: usize| format!("udp dport {i} counter drop comment \"other\"\n");
+    // Not in step with the ports.
+    let before: String = (0..generation * 7 % 11).map(|i| other(i + 1)).collect();
+    let hit = format!("udp dport {port} counter drop comment \"gen {generation}\"\n");
+    let head = "type filter hook input priority 0\n";
+    if generation.is_multiple_of(3) {
+        format!(
+            "table inet t {{ chain sub {{\n{before}{hit}}}\nchain in {{ {head}{}udp dport 3300-3399 jump sub\n}}\n}}",
+            other(1)
+        )
+    } else {
+        format!(
+            "table inet t {{ chain in {{ {head}{before}{hit}{}}}\n}}",
+            other(1)
+        )
+    }
+}
+
+/// Seconds since midnight, UTC.
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64() % 86_400.0
+}
+
+/// The same of an event's time, `2026-11-22T14:03:41.512345678Z`.
+fn time_of(event: &Value) -> Option<f64> {
+    let clock = event["time"]
+        .as_str()?
+        .split_once('T')?
+        .1
+        .strip_suffix('Z')?;
+    let parts: Vec<f64> = clock.split(':').filter_map(|p| p.parse().ok()).collect();
+    match parts.as_slice() {
+        [h, m, s] => Some(h * 3600.0 + m * 60.0 + s),
+        _ => None,
+    }
+}
+
+/// The generation that dropped the packet, by what it was sent to and when.
+fn judge<'a>(event: &Value, generations: &'a [Generation]) -> Option<&'a Generation> {
+    // The kernel's monotonic clock is translated: allow for what the translation may be off.
+    const SLACK: f64 = 0.002;
+    let time = time_of(event)?;
+    let same = |g: &&Generation| {
+        let rule = &event["rule"];
+        rule["table"] == g.hit.table
+            && rule["chain"] == g.hit.chain
+            && rule["handle"] == g.hit.handle
+            && rule["number"] == g.hit.number
+            && g.hit
+                .text
+                .contains(&format!("dport {} ", event["packet"]["dport"]))
+            && event["evidence"]["confidence"] == "exact"
+            && g.from - SLACK <= time
+            && time <= g.until + SLACK
+    };
+    generations.iter().find(same)
+}
+
+#[test]
+fn replaced_under_traffic() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--port", "3300-3303"])?;
+    let (src, dst) = net.path(A, R, false, (4300, 0));
+    let socket = net.a.run(|| UdpSocket::bind(src))?;
+    let stop = AtomicBool::new(false);
+    let mut generations: Vec<Generation> = Vec::new();
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for port in PORTS {
+                    let _ = socket.send_to(b"x", (dst.ip(), port));
+                }
+                // The pace of the traffic, 10,000 packets a second or so.
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let replace = || -> Result<()> {
+            for i in 0..GENERATIONS {
+                let from = now();
+                nft::load(&net.r, &ruleset(i))?;
+                if let Some(last) = generations.last_mut() {
+                    last.until = now();
+                }
+                let listed = nft::list(&net.r)?;
+                let hit = listed.commented(&format!("gen {i}"));
+                generations.push(Generation {
+                    hit: hit.context("no rule")?.clone(),
+                    from,
+                    until: f64::INFINITY,
+                });
+            }
+            Ok(())
+        };
+        let mut replace = replace;
+        let result = replace();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })?;
+    // A mark that comes after everything else.
+    let last = &generations[GENERATIONS - 1].hit;
+    udp(
+        &net,
+        A,
+        R,
+        false,
+        (4999, PORTS[(GENERATIONS - 1) % PORTS.len()]),
+    );
+    let (mut right, mut gone, mut seen) = (0, 0, BTreeSet::new());
+    let mut wrong = Vec::new();
+    loop {
+        let event = fwtrace.next_drop()?.json;
+        if at(&event, "packet.sport") == 4999 {
+            ensure!(at(&event, "rule.handle") == last.handle, "{event}");
+            break;
+        }
+        let Some(generation) = judge(&event, &generations) else {
+            wrong.push(event.to_string());
+            continue;
+        };
+        if at(&event, "rule.gone") == true {
+            ensure!(at(&event, "rule.comment").is_null(), "{event}");
+            gone += 1;
+        } else if at(&event, "rule.text") == generation.hit.text
+            && at(&event, "rule.comment") == generation.hit.comment.clone().unwrap_or_default()
+        {
+            right += 1;
+            seen.insert(generation.hit.comment.clone());
+        } else {
+            wrong.push(event.to_string());
+        }
+    }
+    let end = fwtrace.interrupt()?;
+    ensure!(end.status.success(), "{}", end.stderr);
+    println!(
+        "{} drops while the ruleset was replaced {GENERATIONS} times: {right} right, {gone} by a rule \
+         no longer in the ruleset, {} wrong, {} lost",
+        right + gone + wrong.len(),
+        wrong.len(),
+        end.count("lost")?
+    );
+    let some: Vec<_> = wrong.iter().take(5).collect();
+    ensure!(wrong.is_empty(), "{} wrong: {some:#?}", wrong.len());
+    ensure!(
+        right > 500 && gone * 10 <= right,
+        "{right} right, {gone} gone"
+    );
+    ensure!(
+        seen.len() > GENERATIONS / 2,
+        "{} generations seen",
+        seen.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn edited_between_packets() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--port", "3310"])?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 0\n\
+         udp dport 3310 counter drop comment \"hit\"\n}\n}",
+    )?;
+    let hit = nft::list(&net.r)?;
+    let hit = hit.commented("hit").context("no rule")?;
+    let mut numbers = Vec::new();
+    let mut first = Vec::new();
+    let mut number = 1;
+    for i in 0..40 {
+        udp(&net, A, R, false, (4310, 3310));
+        numbers.push(number);
+        // No waiting for the event: the rule moves as soon as the packet is dropped.
+        if i % 4 == 3 {
+            let handle: u64 = first.pop().context("nothing to delete")?;
+            let delete = format!("delete rule inet t in handle {handle}\n");
+            net.r.command(&["nft", "-f", "-"], &delete)?;
+            number -= 1;
+        } else {
+            net.r.command(
+                &[
+                    "nft", "insert", "rule", "inet", "t", "in", "udp", "dport", "9", "drop",
+                ],
+                "",
+            )?;
+            number += 1;
+            first.push(nft::list(&net.r)?.rules[0].handle);
+        }
+    }
+    for (i, number) in numbers.into_iter().enumerate() {
+        let event = fwtrace.next_drop()?.json;
+        ensure!(
+            at(&event, "rule.handle") == hit.handle,
+            "packet {i}: {event}"
+        );
+        ensure!(
+            at(&event, "rule.number") == number,
+            "packet {i}, {number}: {event}"
+        );
+        ensure!(at(&event, "rule.text") == hit.text, "packet {i}: {event}");
+    }
+    end_well(fwtrace)
+}
+
+#[test]
+fn sets_and_maps_change_under_their_rule() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--port", "3320-3329"])?;
+    nft::load(
+        &net.r,
+        "table inet t { set s { type inet_service; flags dynamic,timeout; }\n\
+         map m { type inet_service : verdict; }\n\
+         chain one { udp dport 3320-3329 counter drop comment \"one\"\n}\n\
+         chain two { counter accept\nudp dport 3320-3329 counter drop comment \"never\"\n}\n\
+         chain in { type filter hook input priority 0\n\
+         udp dport @s counter drop comment \"set\"\nudp dport vmap @m\n}\n}",
+    )?;
+    let listed = nft::list(&net.r)?;
+    let rule = |comment: &str| listed.commented(comment).context("no rule").cloned();
+    let (one, set) = (rule("one")?, rule("set")?);
+    for (command, expected) in [
+        ("add element inet t s { 3320 timeout 1h }", Some(&set)),
+        (
+            "flush set inet t s; add element inet t m { 3320 : jump one }",
+            Some(&one),
+        ),
+        (
+            "delete element inet t m { 3320 }; add element inet t m { 3320 : jump two }",
+            None,
+        ),
+        ("add element inet t s { 3320 }", Some(&set)),
+    ] {
+        net.r
+            .command(&["nft", "-f", "-"], &command.replace("; ", "\n"))?;
+        udp(&net, A, R, false, (4320, 3320));
+        if let Some(rule) = expected {
+            let event = fwtrace.next_drop()?.json;
+            ensure!(
+                at(&event, "rule.handle") == rule.handle,
+                "{command}: {event}"
+            );
+            ensure!(at(&event, "rule.chain") == rule.chain, "{command}: {event}");
+            ensure!(at(&event, "rule.text") == rule.text, "{command}: {event}");
+        }
+    }
+    end_well(fwtrace)
+}

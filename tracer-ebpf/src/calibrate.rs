@@ -1,0 +1,127 @@
+//! The calibration program: which words of the stack are what, for drops of fwtrace's own packets.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::bpf_loop,
+    macros::{btf_tracepoint, map},
+    maps::{Array, PerCpuArray, RingBuf},
+    programs::BtfTracePointContext,
+};
+use fwtrace_abi::{CANDIDATES, Calibration, Candidate, SCAN_WORDS};
+
+use crate::{
+    kernel::{copy, is_pointer, offset, u32_at, u64_at},
+    rule,
+};
+
+/// Inode of the calibration's network namespace.
+#[map]
+static CALIBRATION_NETNS: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+static CALIBRATION_RING: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+#[repr(C)]
+struct Scan {
+    skb: u64,
+    net: u64,
+    stack: u64,
+    out: Calibration,
+}
+
+#[map]
+static SCAN: PerCpuArray<Scan> = PerCpuArray::with_max_entries(1, 0);
+
+/// Looks at one word.
+extern "C" fn look(index: u32, _: *mut core::ffi::c_void) -> i64 {
+    let Some(scan) = SCAN.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: a per-CPU map value; the program does not nest on a CPU.
+    let scan = unsafe { &mut *scan };
+    let mut word = 0u64;
+    if !copy(
+        (&raw mut word).cast(),
+        8,
+        scan.stack.wrapping_add(index as u64 * 8),
+    ) {
+        return 1;
+    }
+    let slot = index as usize;
+    if slot >= SCAN_WORDS {
+        return 1;
+    }
+    scan.out.word[slot] = word;
+    scan.out.words = index + 1;
+    if !is_pointer(word) {
+        return 0;
+    }
+    let state = u64_at(scan.stack, (index + 1) * 8);
+    if word == scan.skb && u64_at(state, offset!(state_net)) == scan.net {
+        let n = scan.out.pktinfo_count as usize;
+        if n < CANDIDATES {
+            scan.out.pktinfo[n] = index;
+            scan.out.pktinfo_count += 1;
+        }
+    }
+    if let Some(found) = rule::validate(word) {
+        let n = scan.out.rule_count as usize;
+        if n < CANDIDATES {
+            scan.out.rules[n] = Candidate {
+                slot: index,
+                is_last: rule::is_last(found.header) as u32,
+                handle: rule::handle(found.header),
+                previous: rule::handle(found.previous),
+                chain: found.chain,
+                chain_handle: u64_at(found.chain, offset!(chain_handle)),
+            };
+            scan.out.rule_count += 1;
+        }
+    }
+    0
+}
+
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn calibrate(ctx: BtfTracePointContext) -> i32 {
+    scan(&ctx);
+    0
+}
+
+#[inline(always)]
+fn scan(ctx: &BtfTracePointContext) -> Option<()> {
+    let skb = ctx.arg::<u64>(0);
+    let net = u64_at(u64_at(skb, offset!(skb_dev)), offset!(dev_net));
+    let netns = *CALIBRATION_NETNS.get(0)?;
+    if netns == 0 || u32_at(net, offset!(net_inum)) != netns {
+        return None;
+    }
+    // SAFETY: as in `look`.
+    let scan = unsafe { &mut *SCAN.get_ptr_mut(0)? };
+    scan.skb = skb;
+    scan.net = net;
+    scan.stack = ctx.as_ptr() as u64;
+    scan.out.location = ctx.arg::<u64>(1);
+    scan.out.reason = ctx.arg::<u32>(2);
+    scan.out.mark = u32_at(skb, offset!(skb_mark));
+    scan.out.words = 0;
+    scan.out.pad = 0;
+    scan.out.rule_count = 0;
+    scan.out.pktinfo_count = 0;
+    // SAFETY: `look` is a valid callback.
+    unsafe {
+        bpf_loop(
+            SCAN_WORDS as u32,
+            look as *mut core::ffi::c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+    }
+    let _ = CALIBRATION_RING.output::<Calibration>(&scan.out, 0);
+    Some(())
+}
+
+/// Does nothing; see the table in `main.rs`.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn anchor(_: BtfTracePointContext) -> i32 {
+    0
+}

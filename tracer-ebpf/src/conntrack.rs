@@ -1,0 +1,92 @@
+//! What conntrack knows of the packet, at the moment of the drop.
+
+use fwtrace_abi::{
+    ABSENT, FLAG_CT_HOOKS_READ, FLAG_CT_OUTPUT, FLAG_CT_PREROUTING, Record, Settings, TUPLE_LEN,
+};
+
+use crate::kernel::{copy, offset, u8_at, u16_at, u32_at, u64_at};
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const PREROUTING: u64 = 0;
+const OUTPUT: u64 = 3;
+/// Hook functions of one hook that are looked at; conntrack runs at priority -200, early.
+const HOOKS: usize = 8;
+/// `struct nf_hook_entry { hook, priv }` (include/linux/netfilter.h, v6.18).
+const HOOK_ENTRY: u64 = 16;
+/// `struct nf_conntrack_tuple_hash` (include/net/netfilter/nf_conntrack_tuple.h, v6.18).
+const TUPLE_HASH: u64 = 56;
+
+/// Fills in the connection, or, if the packet has none, whether conntrack has looked at it.
+#[inline(always)]
+pub fn fill(record: &mut Record, settings: &Settings, nfct: u64, net: u64, ipv6: bool) {
+    record.nfct = nfct;
+    let ct = nfct & !7;
+    if ct != 0 {
+        record.ct_status = u32_at(ct, offset!(ct_status));
+        record.ct_mark = u32_at(ct, offset!(ct_mark));
+        record.ct_zone = u16_at(ct, offset!(ct_zone));
+        record.ct_tcp_state = u8_at(ct, offset!(ct_tcp_state));
+        let tuples = offset!(ct_tuples);
+        let tuple = offset!(tuplehash_tuple);
+        if tuples != ABSENT && tuple != ABSENT {
+            let first = ct + tuples as u64 + tuple as u64;
+            copy(record.ct_orig.as_mut_ptr(), TUPLE_LEN as u32, first);
+            copy(
+                record.ct_reply.as_mut_ptr(),
+                TUPLE_LEN as u32,
+                first + TUPLE_HASH,
+            );
+        }
+    } else if nfct == 0 {
+        record.flags |= hooked_in(record.pf, settings, net, ipv6);
+    }
+}
+
+/// Whether conntrack's hook functions are registered for the packet's family in `net`.
+#[inline(always)]
+fn hooked_in(pf: u8, settings: &Settings, net: u64, ipv6: bool) -> u32 {
+    let (table, input, local) = match (pf, ipv6) {
+        (NFPROTO_IPV4, _) | (0xff, false) => (
+            offset!(net_hooks_ipv4),
+            settings.conntrack_hooks[0],
+            settings.conntrack_hooks[1],
+        ),
+        (NFPROTO_IPV6, _) | (0xff, true) => (
+            offset!(net_hooks_ipv6),
+            settings.conntrack_hooks[2],
+            settings.conntrack_hooks[3],
+        ),
+        _ => return 0,
+    };
+    if table == ABSENT || input == 0 || local == 0 || offset!(hook_entries_hooks) == ABSENT {
+        return 0;
+    }
+    let base = net + table as u64;
+    let mut flags = FLAG_CT_HOOKS_READ;
+    if has_function(u64_at(base, PREROUTING as u32 * 8), input) {
+        flags |= FLAG_CT_PREROUTING;
+    }
+    if has_function(u64_at(base, OUTPUT as u32 * 8), local) {
+        flags |= FLAG_CT_OUTPUT;
+    }
+    flags
+}
+
+#[inline(always)]
+fn has_function(entries: u64, function: u64) -> bool {
+    if entries == 0 {
+        return false;
+    }
+    let count = u16_at(entries, offset!(hook_entries_num)) as usize;
+    let first = entries + offset!(hook_entries_hooks) as u64;
+    for i in 0..HOOKS {
+        if i >= count {
+            break;
+        }
+        if u64_at(first, i as u32 * HOOK_ENTRY as u32) == function {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,449 @@
+//! The drop program: filter, find the rule, send one record.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output},
+    macros::{btf_tracepoint, map},
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::BtfTracePointContext,
+};
+use fwtrace_abi::{
+    ABI_VERSION, ABSENT, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ, NAME_MAX,
+    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, RULE_POLICY, RULE_RULE, Record, SITE_NONE,
+    SITE_POLICY, SITES, SNAP_MAX, STACK_WORDS, Settings, Site, UNKNOWN,
+};
+
+use crate::{
+    conntrack, filter,
+    kernel::{copy, copy_str, offset, u8_at, u16_at, u32_at, u64_at},
+    process, rule,
+    scratch::{L2_MAX, SETTINGS, Scratch, scratch},
+};
+
+/// Bytes of sk_buff that are copied in one go; user space checks that every offset lies within.
+const SKB_BYTES: usize = fwtrace_abi::SKB_BYTES as usize;
+/// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
+const STACK_PIECE: usize = 16;
+/// Wake the reader at most this often per CPU, nanoseconds; in between it polls.
+const WAKE_INTERVAL: u64 = 1_000_000;
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+/// The first inode number of namespaces, `PROC_DYNAMIC_FIRST` (include/linux/proc_ns.h, v6.18).
+const FIRST_INODE: u32 = 0xf000_0000;
+const NF_INET_LOCAL_OUT: u8 = 3;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// Watched network namespaces, by inode.
+#[map]
+static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Drops that match the filter and are only counted, by reason.
+#[map]
+static REASON_COUNTS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(512, 0);
+
+#[map]
+static RING: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn drops(ctx: BtfTracePointContext) -> i32 {
+    handle(&ctx);
+    0
+}
+
+/// A field of the copied sk_buff.
+macro_rules! skb {
+    ($scratch:ident, $field:ident, $t:ty) => {{
+        let offset = offset!($field) as usize & (SKB_BYTES - 1);
+        // SAFETY: within `skb`, whose slack covers the last field's width.
+        unsafe {
+            core::ptr::read_volatile(
+                (&raw const $scratch.skb)
+                    .cast::<u8>()
+                    .add(offset)
+                    .cast::<$t>(),
+            )
+        }
+    }};
+}
+
+#[inline(always)]
+fn handle(ctx: &BtfTracePointContext) -> Option<()> {
+    let settings = SETTINGS.get(0)?;
+    let scratch = scratch()?;
+    // SAFETY: as for the scratch memory.
+    let counters = unsafe { &mut *COUNTERS.get_ptr_mut(0)? };
+    let skb = ctx.arg::<u64>(0);
+    let location = ctx.arg::<u64>(1);
+    let reason = ctx.arg::<u32>(2);
+    // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
+    // SAFETY: a field of the map value.
+    let stack = unsafe {
+        core::ptr::write_volatile(&raw mut scratch.stack_pointer, ctx.as_ptr() as u64);
+        core::ptr::read_volatile(&raw const scratch.stack_pointer)
+    };
+
+    if !copy((&raw mut scratch.skb).cast(), SKB_BYTES as u32, skb) {
+        return None;
+    }
+    let dev = skb!(scratch, skb_dev, u64);
+    let (net, netns) = namespace(
+        dev,
+        skb!(scratch, skb_sk, u64),
+        skb!(scratch, skb_dst, u64) & !1,
+    );
+    if settings.all_netns == 0 {
+        // SAFETY: only the key's presence counts.
+        unsafe { NETNS.get(&netns)? };
+    }
+    counters.seen += 1;
+
+    begin(&mut scratch.record);
+    capture(scratch, settings.snaplen);
+    let protocol = u16::from_be(skb!(scratch, skb_protocol, u16));
+    filter::parse(scratch, protocol);
+    if !filter::packet_matches(settings, scratch) {
+        counters.filtered += 1;
+        return None;
+    }
+
+    let wanted = filter::reason_wanted(settings, reason);
+    find_site(settings, location, &mut scratch.site);
+    let known_site = scratch.site.kind != SITE_NONE;
+    let state = if known_site {
+        find_state(scratch, stack, skb, net)
+    } else {
+        0
+    };
+    let framed = hook_state(&mut scratch.record, state);
+    if !framed {
+        let iif = skb!(scratch, skb_iif, u32);
+        interfaces(&mut scratch.record, iif, dev);
+    }
+    if !filter::interface_matches(settings, scratch) {
+        counters.filtered += 1;
+        return None;
+    }
+    if !wanted {
+        count_reason(reason);
+        counters.other += 1;
+        return None;
+    }
+
+    let mark = skb!(scratch, skb_mark, u32);
+    let len = skb!(scratch, skb_len, u32);
+    let nfct = skb!(scratch, skb_nfct, u64);
+    let (vlan_proto, vlan_tci) = (
+        skb!(scratch, skb_vlan_proto, u16),
+        skb!(scratch, skb_vlan_tci, u16),
+    );
+    let record = &mut scratch.record;
+    // SAFETY: helpers without arguments.
+    unsafe {
+        record.time = bpf_ktime_get_ns();
+        record.cpu = bpf_get_smp_processor_id();
+    }
+    record.skb = skb;
+    record.location = location;
+    record.reason = reason;
+    record.netns = netns;
+    record.generation = u32_at(net, offset!(net_nft_generation));
+    record.mark = mark;
+    record.len = len;
+    record.protocol = protocol.to_be();
+    record.link_type = if dev == 0 {
+        0xffff
+    } else {
+        u16_at(dev, offset!(dev_type))
+    };
+    if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
+        record.flags |= FLAG_VLAN;
+        record.vlan_tci = vlan_tci;
+        record.vlan_proto = vlan_proto;
+    }
+    let nfct = if offset!(skb_nfct) == ABSENT { 0 } else { nfct };
+    conntrack::fill(record, settings, nfct, net, protocol == ETH_P_IPV6);
+    if record.hook == NF_INET_LOCAL_OUT || record.hook == UNKNOWN {
+        process::fill(record, stack);
+    }
+    if framed {
+        evidence(record, &scratch.site, stack, net);
+    } else if known_site {
+        record.rule.kind = RULE_INVALID;
+    }
+    send(scratch, settings, counters, stack);
+    Some(())
+}
+
+/// The packet's `struct net` and its inode: from its device, else its socket, else its route.
+#[inline(always)]
+fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
+    let mut net = u64_at(dev, offset!(dev_net));
+    let mut inode = u32_at(net, offset!(net_inum));
+    if inode < FIRST_INODE {
+        net = u64_at(sk, offset!(sock_net));
+        inode = u32_at(net, offset!(net_inum));
+    }
+    if inode < FIRST_INODE {
+        net = u64_at(u64_at(dst, offset!(dst_dev)), offset!(dev_net));
+        inode = u32_at(net, offset!(net_inum));
+    }
+    if inode < FIRST_INODE {
+        return (0, 0);
+    }
+    (net, inode)
+}
+
+/// Resets what is not written for every record.
+#[inline(always)]
+fn begin(record: &mut Record) {
+    record.version = ABI_VERSION;
+    record.flags = 0;
+    record.iif = 0;
+    record.oif = 0;
+    record.iif_name = [0; IFNAMSIZ];
+    record.oif_name = [0; IFNAMSIZ];
+    record.hook = UNKNOWN;
+    record.pf = UNKNOWN;
+    record.vlan_tci = 0;
+    record.vlan_proto = 0;
+    record.ct_status = 0;
+    record.ct_mark = 0;
+    record.ct_zone = 0;
+    record.ct_tcp_state = 0;
+    record.pid = 0;
+    record.tgid = 0;
+    record.uid = 0;
+    record.rule.kind = RULE_NONE;
+    record.rule.number = 0;
+    record.rule.rule_handle = 0;
+    record.rule.chain_handle = 0;
+    record.rule.table_handle = 0;
+    record.rule.base_chain_handle = 0;
+}
+
+/// Copies the packet's linear part, from its link-layer header if it has one.
+#[inline(always)]
+fn capture(scratch: &mut Scratch, snaplen: u32) {
+    let head = skb!(scratch, skb_head, u64);
+    let network = skb!(scratch, skb_network_header, u16) as u32;
+    let mac = skb!(scratch, skb_mac_header, u16) as u32;
+    let tail = skb!(scratch, skb_tail, u32);
+    let mut start = network;
+    scratch.record.l2_len = 0;
+    // An unset mac_header is 0xffff.
+    if mac < network && network - mac <= L2_MAX {
+        start = mac;
+        scratch.record.l2_len = (network - mac) as u16;
+        scratch.record.flags |= FLAG_L2;
+    }
+    let mut length = if tail > start { tail - start } else { 0 };
+    let limit = snaplen + scratch.record.l2_len as u32;
+    if length > limit {
+        length = limit;
+    }
+    if length > SNAP_MAX as u32 {
+        length = SNAP_MAX as u32;
+    }
+    if length == 0 || !copy((&raw mut scratch.data).cast(), length, head + start as u64) {
+        length = 0;
+        scratch.record.l2_len = 0;
+        scratch.record.flags &= !FLAG_L2;
+    }
+    scratch.record.captured = length;
+    scratch.packet = head + start as u64;
+}
+
+/// Copies the site learnt for `location`; its kind is `SITE_NONE` if there is none.
+#[inline(always)]
+fn find_site(settings: &Settings, location: u64, site: &mut Site) {
+    site.kind = SITE_NONE;
+    for i in 0..SITES {
+        if settings.sites[i].location == location {
+            *site = settings.sites[i];
+            return;
+        }
+    }
+}
+
+/// The word in a slot above the tracepoint's arguments.
+#[inline(always)]
+fn slot(stack: u64, slot: i32) -> u64 {
+    if slot < 0 {
+        return 0;
+    }
+    u64_at(stack, slot as u32 * 8)
+}
+
+/// Hook and interfaces from `nft_pktinfo.state`. False if no pktinfo of this very packet is where it
+/// should be: then the stack has another shape than the one learnt.
+#[inline(always)]
+fn hook_state(record: &mut Record, state: u64) -> bool {
+    if state == 0 {
+        return false;
+    }
+    record.hook = u8_at(state, offset!(state_hook));
+    record.pf = u8_at(state, offset!(state_pf));
+    let input = u64_at(state, offset!(state_in));
+    let output = u64_at(state, offset!(state_out));
+    record.iif = device(&mut record.iif_name, input);
+    record.oif = device(&mut record.oif_name, output);
+    true
+}
+
+/// Address of the packet's `struct nf_hook_state`: what stands behind the skb in `struct nft_pktinfo`
+/// {skb, state} (include/net/netfilter/nf_tables.h, v6.18). 0 if there is none in the window.
+#[inline(always)]
+fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> u64 {
+    let slot = scratch.site.pktinfo_slot;
+    if slot < 0
+        || !copy(
+            (&raw mut scratch.window).cast(),
+            size_of_val(&scratch.window) as u32,
+            stack + slot as u64 * 8,
+        )
+    {
+        return 0;
+    }
+    for i in 0..PKTINFO_WINDOW - 1 {
+        if scratch.window[i] == skb {
+            let state = scratch.window[i + 1];
+            if u64_at(state, offset!(state_net)) == net {
+                return state;
+            }
+        }
+    }
+    0
+}
+
+/// Without a hook state: the interface it came in on, and the device that it stands at.
+#[inline(always)]
+fn interfaces(record: &mut Record, iif: u32, dev: u64) {
+    let at = u32_at(dev, offset!(dev_ifindex));
+    record.iif = iif;
+    if at == 0 {
+        return;
+    }
+    if iif == 0 {
+        record.oif = device(&mut record.oif_name, dev);
+    } else if iif == at {
+        record.iif = device(&mut record.iif_name, dev);
+    } else {
+        record.oif = device(&mut record.oif_name, dev);
+    }
+}
+
+#[inline(always)]
+fn device(name: &mut [u8; IFNAMSIZ], dev: u64) -> u32 {
+    if dev == 0 || offset!(dev_name) == ABSENT {
+        return 0;
+    }
+    copy_str(
+        name.as_mut_ptr(),
+        IFNAMSIZ as u32,
+        dev.wrapping_add(offset!(dev_name) as u64),
+    );
+    u32_at(dev, offset!(dev_ifindex))
+}
+
+/// The rule, from the site's slots.
+#[inline(always)]
+fn evidence(record: &mut Record, site: &Site, stack: u64, net: u64) {
+    let word = slot(stack, site.rule_slot);
+    let Some(entry) = rule::resolve(word, site.kind, site.next != 0, net, record.generation) else {
+        record.rule.kind = RULE_INVALID;
+        return;
+    };
+    record.rule.kind = if site.kind == SITE_POLICY {
+        RULE_POLICY
+    } else {
+        RULE_RULE
+    };
+    record.rule.number = entry.number;
+    record.rule.rule_handle = rule::handle(entry.header);
+    record.rule.chain_handle = u64_at(entry.chain, offset!(chain_handle));
+    let table = u64_at(entry.chain, offset!(chain_table));
+    record.rule.table_handle = u64_at(table, offset!(table_handle));
+    // Six bits; the others are the start of the table's flags.
+    record.rule.family = (u8_at(table, offset!(table_family)) & 0x3f) as u32;
+    copy_str(
+        record.rule.chain.as_mut_ptr(),
+        NAME_MAX as u32,
+        u64_at(entry.chain, offset!(chain_name)),
+    );
+    copy_str(
+        record.rule.table.as_mut_ptr(),
+        NAME_MAX as u32,
+        u64_at(table, offset!(table_name)),
+    );
+    let base = slot(stack, site.base_slot);
+    if base == entry.chain || (base != 0 && u64_at(base, offset!(chain_table)) == table) {
+        record.rule.base_chain_handle = u64_at(base, offset!(chain_handle));
+    }
+}
+
+#[inline(always)]
+fn count_reason(reason: u32) {
+    match REASON_COUNTS.get_ptr_mut(&reason) {
+        // SAFETY: a per-CPU map value.
+        Some(count) => unsafe { *count += 1 },
+        None => {
+            let _ = REASON_COUNTS.insert(&reason, &1, 0);
+        }
+    }
+}
+
+/// Puts record, packet and, if wanted, stack into the ring.
+#[inline(always)]
+fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, stack: u64) {
+    let mut length = scratch.record.captured;
+    if length > SNAP_MAX as u32 {
+        return;
+    }
+    let unattributed =
+        scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
+    if settings.want_stack != 0 && unattributed && scratch.record.reason == settings.netfilter_drop
+    {
+        scratch.record.flags |= FLAG_STACK;
+        // Aligned, so that user space can read words.
+        length = (length + 7) & !7;
+        for piece in 0..STACK_WORDS / STACK_PIECE {
+            let at = piece * STACK_PIECE * 8;
+            // SAFETY: length <= SNAP_MAX, so the words end inside `data`.
+            unsafe {
+                let dst = (&raw mut scratch.data)
+                    .cast::<u8>()
+                    .add(length as usize + at);
+                if !copy(dst, STACK_PIECE as u32 * 8, stack + at as u64) {
+                    core::ptr::write_bytes(dst.cast::<u64>(), 0, STACK_PIECE);
+                }
+            }
+        }
+        length += STACK_WORDS as u32 * 8;
+    }
+    let size = size_of::<Record>() as u64 + length as u64;
+    let now = scratch.record.time;
+    // One wakeup per CPU and millisecond: after one, the reader polls for longer than that.
+    let flags = if now - scratch.last_wakeup >= WAKE_INTERVAL {
+        scratch.last_wakeup = now;
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    // SAFETY: `size` bytes from the start of `scratch` lie within record and data.
+    let sent = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RING).cast_mut().cast(),
+            (&raw mut *scratch).cast(),
+            size,
+            flags,
+        )
+    };
+    if sent == 0 {
+        counters.sent += 1;
+    } else {
+        counters.full += 1;
+    }
+}

@@ -1,0 +1,62 @@
+//! Reading kernel memory at offsets known only at run time.
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use fwtrace_abi::{ABSENT, Layout};
+
+/// Offsets of the running kernel; injected before the programs are loaded.
+#[unsafe(no_mangle)]
+pub static LAYOUT: Layout = Layout::UNRESOLVED;
+
+/// The offset of a kernel field; `ABSENT` if this kernel has none.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static; volatile because user space changes it before load.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::LAYOUT.$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Copies `size` bytes from kernel memory at `src`; false if it is not mapped.
+#[inline(always)]
+pub fn copy(dst: *mut u8, size: u32, src: u64) -> bool {
+    // SAFETY: the helper checks `src`; the verifier checks `dst` and `size`.
+    unsafe { bpf_probe_read_kernel(dst.cast(), size, src as *const _) == 0 }
+}
+
+/// Copies a NUL-terminated string, cut to `size`.
+#[inline(always)]
+pub fn copy_str(dst: *mut u8, size: u32, src: u64) {
+    // SAFETY: as in `copy`.
+    unsafe { bpf_probe_read_kernel_str(dst.cast(), size, src as *const _) };
+}
+
+macro_rules! reader {
+    ($(#[$m:meta])* $name:ident, $t:ty) => {
+        $(#[$m])*
+        #[inline(always)]
+        pub fn $name(base: u64, offset: u32) -> $t {
+            let mut value: $t = 0;
+            if base == 0
+                || offset == ABSENT
+                || !copy((&raw mut value).cast(), size_of::<$t>() as u32, base.wrapping_add(offset as u64))
+            {
+                return 0;
+            }
+            value
+        }
+    };
+}
+reader!(/// Reads a u64; 0 if it cannot be read.
+    u64_at, u64);
+reader!(/// Reads a u32; 0 if it cannot be read.
+    u32_at, u32);
+reader!(/// Reads a u16; 0 if it cannot be read.
+    u16_at, u16);
+reader!(/// Reads a u8; 0 if it cannot be read.
+    u8_at, u8);
+
+/// A kernel address, as far as its bits tell.
+#[inline(always)]
+pub fn is_pointer(value: u64) -> bool {
+    value >= 0xff00_0000_0000_0000 && value < 0xffff_ffff_ffff_f000
+}

@@ -1,0 +1,50 @@
+//! The process that sent the packet, if the drop happens in its own context.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_uid_gid,
+};
+use fwtrace_abi::{ABSENT, FLAG_PROCESS, Record};
+
+use crate::kernel::{copy_str, offset, u32_at, u64_at};
+
+/// `PF_KTHREAD` (include/linux/sched.h, v6.18).
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// The smallest kernel stack of the architectures fwtrace runs on (x86-64, arm64: 16 KiB).
+const THREAD_SIZE: u64 = 16 * 1024;
+
+/// Fills in the current process if it is the sender: the program runs on the task's own kernel
+/// stack (a softirq that interrupted some other process runs on the CPU's interrupt stack), and
+/// the task is no kernel thread.
+#[inline(always)]
+pub fn fill(record: &mut Record, stack_pointer: u64) {
+    if offset!(task_stack) == ABSENT || offset!(task_flags) == ABSENT {
+        return;
+    }
+    // SAFETY: helpers without arguments.
+    let (task, ids, owner) = unsafe {
+        (
+            bpf_get_current_task(),
+            bpf_get_current_pid_tgid(),
+            bpf_get_current_uid_gid(),
+        )
+    };
+    let stack = u64_at(task, offset!(task_stack));
+    if stack == 0 || stack_pointer < stack || stack_pointer >= stack + THREAD_SIZE {
+        return;
+    }
+    if u32_at(task, offset!(task_flags)) & PF_KTHREAD != 0 {
+        return;
+    }
+    record.pid = ids as u32;
+    record.tgid = (ids >> 32) as u32;
+    record.uid = owner as u32;
+    let leader = u64_at(task, offset!(task_group_leader));
+    if offset!(task_comm) != ABSENT {
+        copy_str(
+            record.comm.as_mut_ptr(),
+            16,
+            leader.wrapping_add(offset!(task_comm) as u64),
+        );
+    }
+    record.flags |= FLAG_PROCESS;
+}

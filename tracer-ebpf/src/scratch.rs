@@ -1,0 +1,44 @@
+//! Settings, and the memory of one CPU that a drop is worked on in. The kernel never runs the
+//! program nested on a CPU (it counts a miss instead), so nobody else writes to it meanwhile.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use fwtrace_abi::{PKTINFO_WINDOW, Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, Settings, Site};
+
+use crate::filter::Headers;
+
+/// Longest link-layer header that goes with a packet.
+pub const L2_MAX: u32 = 64;
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+#[repr(C)]
+pub struct Scratch {
+    pub record: Record,
+    /// The packet, then the stack words; the slack keeps masked indices inside.
+    pub data: [u8; SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8],
+    /// The start of the sk_buff, with slack for the last field's width.
+    pub skb: [u8; SKB_BYTES as usize + 8],
+    pub headers: Headers,
+    /// The learnt site of this drop, if its `kind` says so.
+    pub site: Site,
+    /// Stack words that are searched for the packet's pktinfo.
+    pub window: [u64; PKTINFO_WINDOW],
+    /// Address of the first captured byte.
+    pub packet: u64,
+    pub stack_pointer: u64,
+    pub last_wakeup: u64,
+}
+
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch memory.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: see the module's comment; the map zeroed it.
+    SCRATCH.get_ptr_mut(0).map(|s| unsafe { &mut *s })
+}

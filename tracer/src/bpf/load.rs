@@ -1,0 +1,221 @@
+//! Loading and attaching the BPF programs, and their maps.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
+};
+use fwtrace_abi::{Counters, Layout, Settings};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FWTRACE_BPF_OBJECT"));
+
+const TRACEPOINT: &str = "kfree_skb";
+
+/// Why the BPF programs could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The kernel's type information could not be read.
+    #[error(
+        "cannot read the kernel's BTF (/sys/kernel/btf/vmlinux): {0}; fwtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+    )]
+    Btf(#[from] aya::BtfError),
+    /// The object could not be loaded.
+    #[error("cannot load the BPF object: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refused a program.
+    #[error("the kernel refused the BPF program `{name}`: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said, with the verifier's log.
+        source: aya::programs::ProgramError,
+    },
+    /// A map operation failed.
+    #[error("BPF map: {0}")]
+    Map(#[from] aya::maps::MapError),
+    /// The object lacks something; it was built from other sources.
+    #[error("the BPF object has no `{0}`; rebuild fwtrace")]
+    Missing(&'static str),
+}
+
+/// The programs and maps of one run. Everything goes with this value: nothing is pinned.
+pub struct Programs {
+    ebpf: Ebpf,
+    btf: Option<Btf>,
+    links: BTreeMap<&'static str, BtfTracePointLinkId>,
+}
+
+impl Programs {
+    /// Creates the maps and loads every program for the kernel that `layout` describes.
+    ///
+    /// # Errors
+    /// See [`BpfError`].
+    pub fn load(layout: &Layout) -> Result<Self, BpfError> {
+        let btf = Btf::from_sys_fs()?;
+        let ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("LAYOUT", layout, true)
+            .load(OBJECT)?;
+        Ok(Self {
+            ebpf,
+            btf: Some(btf),
+            links: BTreeMap::new(),
+        })
+    }
+
+    /// Attaches `name`, loading it the first time; does nothing if it is attached.
+    ///
+    /// # Errors
+    /// The verifier's refusal, or no tracepoint of that name.
+    pub fn attach(&mut self, name: &'static str) -> Result<(), BpfError> {
+        if self.links.contains_key(name) {
+            return Ok(());
+        }
+        let refused = |source| BpfError::Program { name, source };
+        let program: &mut BtfTracePoint = self
+            .ebpf
+            .program_mut(name)
+            .ok_or(BpfError::Missing(name))?
+            .try_into()
+            .map_err(refused)?;
+        if program.fd().is_err() {
+            let btf = self.btf.as_ref().ok_or(BpfError::Missing("BTF"))?;
+            program.load(TRACEPOINT, btf).map_err(refused)?;
+        }
+        let link = program.attach().map_err(refused)?;
+        self.links.insert(name, link);
+        Ok(())
+    }
+
+    /// Detaches `name`; it stays loaded.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn detach(&mut self, name: &'static str) -> Result<(), BpfError> {
+        let Some(link) = self.links.remove(name) else {
+            return Ok(());
+        };
+        let program: &mut BtfTracePoint = self
+            .ebpf
+            .program_mut(name)
+            .ok_or(BpfError::Missing(name))?
+            .try_into()
+            .map_err(|source| BpfError::Program { name, source })?;
+        program
+            .detach(link)
+            .map_err(|source| BpfError::Program { name, source })
+    }
+
+    /// Frees the kernel's parsed BTF (tens of megabytes); no program can be loaded after it.
+    pub fn forget_btf(&mut self) {
+        self.btf = None;
+    }
+
+    /// Writes the settings; they hold from the next drop on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_settings(&mut self, settings: &Settings) -> Result<(), BpfError> {
+        let mut map: Array<_, Settings> = Array::try_from(self.map_mut("SETTINGS")?)?;
+        Ok(map.set(0, settings, 0)?)
+    }
+
+    /// Starts watching the network namespace with this inode.
+    ///
+    /// # Errors
+    /// The kernel's; the map holds 4096 namespaces.
+    pub fn watch(&mut self, netns: u32) -> Result<(), BpfError> {
+        let mut map: HashMap<_, u32, u8> = HashMap::try_from(self.map_mut("NETNS")?)?;
+        Ok(map.insert(netns, 1, 0)?)
+    }
+
+    /// Stops watching it.
+    ///
+    /// # Errors
+    /// The kernel's; one that is not watched is none.
+    pub fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+        let mut map: HashMap<_, u32, u8> = HashMap::try_from(self.map_mut("NETNS")?)?;
+        match map.remove(&netns) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Sets the namespace that the calibration program looks at.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_calibration_netns(&mut self, netns: u32) -> Result<(), BpfError> {
+        let mut map: Array<_, u32> = Array::try_from(self.map_mut("CALIBRATION_NETNS")?)?;
+        Ok(map.set(0, netns, 0)?)
+    }
+
+    /// Takes a ring out of the object; each can be taken once.
+    ///
+    /// # Errors
+    /// [`BpfError::Missing`] the second time.
+    pub fn take_ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, BpfError> {
+        let map = self.ebpf.take_map(name).ok_or(BpfError::Missing(name))?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// The counters, summed over the CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counters(&self) -> Result<Counters, BpfError> {
+        let map: PerCpuArray<_, Counters> = PerCpuArray::try_from(self.map("COUNTERS")?)?;
+        let mut sum = Counters::default();
+        for cpu in map.get(&0, 0)?.iter() {
+            sum.seen += cpu.seen;
+            sum.filtered += cpu.filtered;
+            sum.other += cpu.other;
+            sum.sent += cpu.sent;
+            sum.full += cpu.full;
+        }
+        Ok(sum)
+    }
+
+    /// Drops that matched but were only counted: reason and count, summed over the CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reason_counts(&self) -> Result<Vec<(u32, u64)>, BpfError> {
+        let map: PerCpuHashMap<_, u32, u64> = PerCpuHashMap::try_from(self.map("REASON_COUNTS")?)?;
+        map.iter()
+            .map(|entry| {
+                let (reason, cpus) = entry?;
+                Ok((reason, cpus.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Drops that came while `drops` was at work on the same CPU, which the kernel skips and counts
+    /// (`recursion_misses` in the program's fdinfo, kernel/bpf/syscall.c, v6.18).
+    pub fn missed(&self) -> u64 {
+        let fd = self.ebpf.program("drops").and_then(|p| p.fd().ok());
+        fd.and_then(|fd| {
+            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+            let info = std::fs::read_to_string(path).ok()?;
+            info.lines()
+                .find_map(|line| line.strip_prefix("recursion_misses:"))?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
+    }
+
+    fn map(&self, name: &'static str) -> Result<&aya::maps::Map, BpfError> {
+        self.ebpf.map(name).ok_or(BpfError::Missing(name))
+    }
+
+    fn map_mut(&mut self, name: &'static str) -> Result<&mut aya::maps::Map, BpfError> {
+        self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))
+    }
+}

@@ -1,0 +1,297 @@
+//! The flags, as clap sees them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use super::plan::{Demo, Features, Filter, Live, Plan, Reasons, Rules, Watch};
+use super::values::{self, Ports, Prefix};
+use super::{Error, PortMatch, PrefixMatch, Side};
+use crate::event::Hook;
+use crate::output::{Format, Options};
+use crate::packet::Proto;
+
+/// Name the exact firewall rule behind each packet that Linux drops, live, changing nothing.
+///
+/// Every condition must hold; the values of one flag are alternatives. Without conditions, every
+/// drop by netfilter in the current network namespace is shown.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fwtrace",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 runtime error, 2 wrong usage, 3 missing permission or kernel support."
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    live: LiveArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the rulesets as the kernel holds them: numbers, handles, counters, text
+    Rules(RulesArgs),
+    /// Print what this machine allows, and what the missing abilities cost
+    Features {
+        /// One JSON object a line
+        #[arg(short, long)]
+        json: bool,
+    },
+    /// Show fwtrace at work: a broken firewall in namespaces of its own, real traffic
+    Demo {
+        /// The scene; without it, all of them
+        name: Option<String>,
+        /// List the scenes
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct NetnsArgs {
+    /// Network namespace: a name of `ip netns`, a path or a process id [default: the current one]
+    #[arg(short = 'N', long, value_name = "NAME|PATH|PID", value_delimiter = ',')]
+    netns: Vec<String>,
+    /// Every network namespace
+    #[arg(long, conflicts_with = "netns")]
+    all_netns: bool,
+}
+
+impl NetnsArgs {
+    fn watch(&self) -> Result<Watch, Error> {
+        if self.all_netns {
+            Ok(Watch::All)
+        } else {
+            Watch::find(&self.netns)
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct LiveArgs {
+    /// Source or destination port: a number, a range A-B or a name of /etc/services
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = values::ports, help_heading = "Filters")]
+    port: Vec<Ports>,
+    /// Source port
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = values::ports, help_heading = "Filters")]
+    sport: Vec<Ports>,
+    /// Destination port
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = values::ports, help_heading = "Filters")]
+    dport: Vec<Ports>,
+    /// Source or destination: an address or a CIDR prefix
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = values::prefix, help_heading = "Filters")]
+    host: Vec<Prefix>,
+    /// Source address or prefix
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = values::prefix, help_heading = "Filters")]
+    src: Vec<Prefix>,
+    /// Destination address or prefix
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = values::prefix, help_heading = "Filters")]
+    dst: Vec<Prefix>,
+    /// IP protocol, by name or number
+    #[arg(long, value_name = "PROTO", value_parser = values::proto, help_heading = "Filters")]
+    proto: Option<Proto>,
+    /// Interface that the packet came in on or was going out of
+    #[arg(
+        short,
+        long,
+        value_name = "IFACE",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    iface: Vec<String>,
+    /// IPv4 only
+    #[arg(short = '4', conflicts_with = "ipv6", help_heading = "Filters")]
+    ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', help_heading = "Filters")]
+    ipv6: bool,
+    /// Netfilter hook
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Filters")]
+    hook: Vec<HookArg>,
+    /// Table of the rule; drops whose rule is not known are shown too
+    #[arg(long, value_name = "[FAMILY ]TABLE", value_delimiter = ',', value_parser = values::table, help_heading = "Filters")]
+    table: Vec<values::Table>,
+    /// Chain of the rule, or the base chain that led to it; drops whose rule is not known are shown too
+    #[arg(long, value_delimiter = ',', help_heading = "Filters")]
+    chain: Vec<String>,
+    /// Drop reason, as in `enum skb_drop_reason`, or `all` [default: NETFILTER_DROP]
+    #[arg(
+        long,
+        value_name = "NAME|all",
+        value_delimiter = ',',
+        help_heading = "Filters"
+    )]
+    reason: Vec<String>,
+
+    #[command(flatten)]
+    netns: NetnsArgs,
+    /// Stop after COUNT drops
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop after this long: 30, 30s, 5m
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    duration: Option<Duration>,
+    /// One JSON object a line
+    #[arg(short, long)]
+    json: bool,
+    /// Protocols and ICMP types as numbers (addresses, ports and users always are)
+    #[arg(short, long)]
+    numeric: bool,
+    /// Say more: how the rule was found, marks, conntrack's detail
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// No talk on stderr but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// Colour: auto means on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    color: Color,
+    /// Create this file when every source is attached
+    #[arg(long, value_name = "PATH", hide = true)]
+    ready_file: Option<PathBuf>,
+    /// Use no better evidence than this
+    #[arg(long, value_enum, hide = true)]
+    evidence: Option<EvidenceArg>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RulesArgs {
+    #[command(flatten)]
+    netns: NetnsArgs,
+    /// Only this table
+    #[arg(long, value_name = "[FAMILY ]TABLE", value_delimiter = ',', value_parser = values::table)]
+    table: Vec<values::Table>,
+    /// Only this chain
+    #[arg(long, value_delimiter = ',')]
+    chain: Vec<String>,
+    /// Leave out counters and other state
+    #[arg(short, long)]
+    stateless: bool,
+    /// One JSON object a line
+    #[arg(short, long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HookArg {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+    Ingress,
+    Egress,
+}
+
+impl From<HookArg> for Hook {
+    fn from(arg: HookArg) -> Self {
+        match arg {
+            HookArg::Prerouting => Self::Prerouting,
+            HookArg::Input => Self::Input,
+            HookArg::Forward => Self::Forward,
+            HookArg::Output => Self::Output,
+            HookArg::Postrouting => Self::Postrouting,
+            HookArg::Ingress => Self::Ingress,
+            HookArg::Egress => Self::Egress,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EvidenceArg {
+    Engine,
+}
+
+impl Args {
+    /// Checks what only the machine can tell, and makes the plan.
+    pub(super) fn plan(self) -> Result<Plan, Error> {
+        match self.command {
+            None => Ok(Plan::Live(Box::new(self.live.plan()?))),
+            Some(Command::Rules(args)) => Ok(Plan::Rules(Rules {
+                watch: args.netns.watch()?,
+                tables: args.table,
+                chains: args.chain,
+                stateless: args.stateless,
+                json: args.json,
+            })),
+            Some(Command::Features { json }) => Ok(Plan::Features(Features { json })),
+            Some(Command::Demo { name, list }) => Ok(Plan::Demo(Demo { name, list })),
+        }
+    }
+}
+
+impl LiveArgs {
+    fn plan(self) -> Result<Live, Error> {
+        let watch = self.netns.watch()?;
+        let ports = [
+            (&self.port, Side::Any),
+            (&self.sport, Side::Src),
+            (&self.dport, Side::Dst),
+        ];
+        let prefixes = [
+            (&self.host, Side::Any),
+            (&self.src, Side::Src),
+            (&self.dst, Side::Dst),
+        ];
+        let filter = Filter {
+            ports: ports
+                .into_iter()
+                .flat_map(|(ports, side)| ports.iter().map(move |p| PortMatch::new(*p, side)))
+                .collect(),
+            prefixes: prefixes
+                .into_iter()
+                .flat_map(|(prefixes, side)| {
+                    prefixes.iter().map(move |p| PrefixMatch::new(*p, side))
+                })
+                .collect(),
+            proto: self.proto,
+            ip_version: match (self.ipv4, self.ipv6) {
+                (true, _) => Some(4),
+                (_, true) => Some(6),
+                _ => None,
+            },
+            ifaces: watch.interfaces(&self.iface)?,
+            hooks: self.hook.into_iter().map(Hook::from).collect(),
+            tables: self.table,
+            chains: self.chain,
+            reasons: Reasons::new(&self.reason),
+        };
+        filter.check()?;
+        let output = Options {
+            format: if self.json {
+                Format::Json
+            } else {
+                Format::Text
+            },
+            color: match self.color {
+                Color::Auto => anstream::ColorChoice::Auto,
+                Color::Always => anstream::ColorChoice::Always,
+                Color::Never => anstream::ColorChoice::Never,
+            },
+            verbosity: self.verbose,
+            quiet: self.quiet,
+            numeric: self.numeric,
+            show_netns: watch.several(),
+        };
+        Ok(Live {
+            filter,
+            watch,
+            count: self.count,
+            duration: self.duration,
+            output,
+            ready_file: self.ready_file,
+            kernel_stack: self.evidence.is_none(),
+        })
+    }
+}

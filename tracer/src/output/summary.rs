@@ -1,0 +1,154 @@
+//! The account of the run: counted during it, told at its end.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::text::{Clean, Netns, PolicyName, RuleName};
+use crate::event::{DropEvent, Engine, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary};
+
+/// Rules that the summary names.
+const TOP: usize = 10;
+/// The firewall's own drop reason.
+const FIREWALL: &str = "NETFILTER_DROP";
+
+/// Counts shown drops by what did them.
+#[derive(Debug, Default)]
+pub struct Tally {
+    shown: u64,
+    aggregated: u64,
+    by: HashMap<Key, (NetnsRef, u64)>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    netns: u32,
+    engine: Engine,
+    rule: Option<Arc<RuleRef>>,
+    policy: Option<Arc<PolicyRef>>,
+}
+
+impl Tally {
+    /// Counts a drop that was shown.
+    pub fn add(&mut self, drop: &DropEvent) {
+        self.shown += 1;
+        self.aggregated += drop.count.saturating_sub(1);
+        let key = Key {
+            netns: drop.netns.inode,
+            engine: drop.engine,
+            rule: drop.rule.clone(),
+            policy: drop.policy.clone(),
+        };
+        let (_, count) = self
+            .by
+            .entry(key)
+            .or_insert_with(|| (drop.netns.clone(), 0));
+        *count += drop.count;
+    }
+
+    /// How many events were shown.
+    pub fn shown(&self) -> u64 {
+        self.shown
+    }
+
+    /// How many more packets those stood for.
+    pub fn aggregated(&self) -> u64 {
+        self.aggregated
+    }
+
+    /// The counts, most first.
+    pub fn rules(&self) -> Vec<RuleCount> {
+        let mut rules: Vec<RuleCount> = self
+            .by
+            .iter()
+            .map(|(key, (netns, count))| RuleCount {
+                netns: netns.clone(),
+                engine: key.engine,
+                rule: key.rule.clone(),
+                policy: key.policy.clone(),
+                count: *count,
+            })
+            .collect();
+        rules.sort_unstable_by(|a, b| {
+            let identity = |r: &RuleCount| (r.netns.inode, r.rule.clone(), r.policy.clone());
+            (b.count.cmp(&a.count)).then_with(|| identity(a).cmp(&identity(b)))
+        });
+        rules
+    }
+}
+
+/// Writes the summary for people.
+pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -> io::Result<()> {
+    let Summary {
+        seen,
+        shown,
+        filtered,
+        aggregated,
+        lost,
+        ..
+    } = summary;
+    let drops = if *seen == 1 { "drop" } else { "drops" };
+    write!(
+        out,
+        "{seen} {drops} seen: {shown} shown, {filtered} filtered out"
+    )?;
+    if *aggregated > 0 {
+        write!(out, ", {aggregated} aggregated")?;
+    }
+    writeln!(out, ", {lost} lost")?;
+
+    let digits = summary
+        .rules
+        .first()
+        .map_or(1, |top| top.count.to_string().len());
+    for rule in summary.rules.iter().take(TOP) {
+        write!(out, "  {:>digits$}  ", rule.count)?;
+        if show_netns {
+            write!(out, "{}: ", Netns(&rule.netns))?;
+        }
+        match (&rule.rule, &rule.policy) {
+            (Some(rule), _) => {
+                write!(out, "{}", RuleName(rule))?;
+                if let Some(text) = &rule.text {
+                    write!(out, ": {}", Clean(text))?;
+                }
+                writeln!(out)?;
+            }
+            (None, Some(policy)) => writeln!(out, "{}", PolicyName(policy))?,
+            (None, None) if rule.engine == Engine::Other => writeln!(out, "not by the firewall")?,
+            (None, None) => writeln!(out, "{}, rule not known", rule.engine.as_str())?,
+        }
+    }
+    if let Some(more) = summary.rules.len().checked_sub(TOP).filter(|n| *n > 0) {
+        writeln!(out, "  and {more} more")?;
+    }
+    write_other(summary, out)
+}
+
+/// What matched all but the reason.
+fn write_other(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
+    if let Some(count) = summary.other.get(FIREWALL) {
+        let were = if *count == 1 { "was" } else { "were" };
+        writeln!(
+            out,
+            "{count} more {were} dropped by the firewall; --reason all shows them"
+        )?;
+    }
+    let mut reasons: Vec<_> = summary
+        .other
+        .iter()
+        .filter(|(reason, _)| &***reason != FIREWALL)
+        .collect();
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let total: u64 = reasons.iter().map(|(_, count)| **count).sum();
+    let were = if total == 1 { "was" } else { "were" };
+    let list: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+    writeln!(
+        out,
+        "{total} more {were} dropped, not by the firewall: {}; --reason all shows them",
+        list.join(", ")
+    )
+}
