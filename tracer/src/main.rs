@@ -10,6 +10,7 @@ use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::socket::SocketError;
 use fwtrace::output::Format;
+use fwtrace::pipeline::{self, RunError, StartError};
 
 /// Something went wrong while running.
 const FAILED: u8 = 1;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
 fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
+        Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
         other => anyhow::bail!("not in this build: {other:?}"),
     }
 }
@@ -88,7 +90,13 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
 /// 0: a reader that went away, or help; 1: runtime; 2: usage; 3: permission or kernel support.
 fn exit_code(err: &anyhow::Error) -> u8 {
     for cause in err.chain() {
-        let code = if let Some(err) = cause.downcast_ref::<cli::Error>() {
+        let code = if let Some(RunError::Start(err)) = cause.downcast_ref() {
+            match err {
+                StartError::Usage(_) => USAGE,
+                StartError::Thread(_) => FAILED,
+                _ => UNABLE,
+            }
+        } else if let Some(err) = cause.downcast_ref::<cli::Error>() {
             match err {
                 cli::Error::Clap(err) => u8::try_from(err.exit_code()).unwrap_or(USAGE),
                 cli::Error::Usage(_) => USAGE,
