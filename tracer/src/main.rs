@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
 use fwtrace::event::{ErrorEvent, Event};
+use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::socket::SocketError;
 use fwtrace::output::Format;
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
     let json = match &plan {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(features) => features.json,
-        Plan::Demo(_) => false,
+        Plan::Features(_) | Plan::Demo(_) => false,
     };
     match run(plan) {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
 
 fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
+        Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
         other => anyhow::bail!("not in this build: {other:?}"),
     }
@@ -76,7 +77,8 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
         _ => {
             let message = format!("{err:#}");
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
-            if json {
+            // A run that began and broke off; what never began has printed no data.
+            if json && code == FAILED {
                 let time = jiff::Timestamp::now();
                 let _ = Event::Error(ErrorEvent { time, message }).write_json(io::stdout());
             }
