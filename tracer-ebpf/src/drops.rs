@@ -366,6 +366,8 @@ fn evidence(record: &mut Record, site: &Site, stack: u64, net: u64) {
     record.rule.chain_handle = u64_at(entry.chain, offset!(chain_handle));
     let table = u64_at(entry.chain, offset!(chain_table));
     record.rule.table_handle = u64_at(table, offset!(table_handle));
+    // Six bits; the others are the start of the table's flags.
+    record.rule.family = (u8_at(table, offset!(table_family)) & 0x3f) as u32;
     copy_str(
         record.rule.chain.as_mut_ptr(),
         NAME_MAX as u32,

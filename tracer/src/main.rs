@@ -9,6 +9,7 @@ use fwtrace::event::{ErrorEvent, Event};
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::socket::SocketError;
 use fwtrace::output::Format;
+use fwtrace::pipeline::{self, RunError, StartError};
 
 /// Something went wrong while running.
 const FAILED: u8 = 1;
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> anyhow::Result<()> {
-    anyhow::bail!("not in this build: {plan:?}")
+    match plan {
+        Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
+        other => anyhow::bail!("not in this build: {other:?}"),
+    }
 }
 
 /// What the library has to say beside its results: RUST_LOG, else as -q and -v ask.
@@ -84,7 +88,13 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
 /// 0: a reader that went away, or help; 1: runtime; 2: usage; 3: permission or kernel support.
 fn exit_code(err: &anyhow::Error) -> u8 {
     for cause in err.chain() {
-        let code = if let Some(err) = cause.downcast_ref::<cli::Error>() {
+        let code = if let Some(RunError::Start(err)) = cause.downcast_ref() {
+            match err {
+                StartError::Usage(_) => USAGE,
+                StartError::Thread(_) => FAILED,
+                _ => UNABLE,
+            }
+        } else if let Some(err) = cause.downcast_ref::<cli::Error>() {
             match err {
                 cli::Error::Clap(err) => u8::try_from(err.exit_code()).unwrap_or(USAGE),
                 cli::Error::Usage(_) => USAGE,

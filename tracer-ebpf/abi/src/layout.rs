@@ -74,6 +74,7 @@ layout! {
     chain_name = "nft_chain.name",
     table_handle = "nft_table.handle",
     table_name = "nft_table.name",
+    table_family = "nft_table.family",
     last_chain = "nft_rule_dp_last.chain",
     blob_data = "nft_rule_blob.data",
     ct_status = "nf_conn.status",

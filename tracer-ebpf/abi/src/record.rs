@@ -62,6 +62,10 @@ pub struct RuleEvidence {
     pub table_handle: u64,
     /// `nft_chain.handle` of the base chain the packet entered through; 0 if not known.
     pub base_chain_handle: u64,
+    /// `nft_table.family` (NFPROTO_*).
+    pub family: u32,
+    /// Zero.
+    pub pad: u32,
     /// Table name, NUL-terminated, cut to fit.
     pub table: [u8; NAME_MAX],
     /// Chain name, NUL-terminated, cut to fit.
@@ -150,6 +154,6 @@ pub struct Record {
     pub rule: RuleEvidence,
 }
 
-const _: () = assert!(size_of::<RuleEvidence>() == 40 + 2 * NAME_MAX);
+const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
 const _: () = assert!(size_of::<Record>() == 240 + size_of::<RuleEvidence>());
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));

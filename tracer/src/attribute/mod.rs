@@ -1,1 +1,221 @@
 //! Drop record + ruleset -> attributed event.
+//!
+//! [`Attributor::event`] is called for every drop, in order; all that it says about the rule comes
+//! from the record's evidence, whose handles are unique in their namespace and never used again.
+
+mod conntrack;
+mod location;
+mod rules;
+
+use std::{collections::HashMap, ffi::CStr, sync::Arc};
+
+use fwtrace_abi::{FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
+use jiff::Timestamp;
+
+pub use self::location::Locations;
+use self::rules::{Resolved, RuleCache};
+use crate::{
+    bpf::reader::RawDrop,
+    event::{
+        DropEvent, Engine, Evidence, EvidenceSource, Family, Hook, NetnsRef, Process, Verdict,
+    },
+    kernel::{hooks, reasons::Reasons},
+    packet::{Capture, Family as PacketFamily},
+    ruleset::snapshot::Snapshots,
+};
+
+/// Where a drop happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The namespace, as events name it.
+    pub netns: &'a NetnsRef,
+    /// Its rulesets; `None` if they cannot be read.
+    pub rulesets: Option<&'a Snapshots>,
+    /// Another number for every namespace ever watched; inodes are used again.
+    pub epoch: u64,
+}
+
+/// Turns drop records into events.
+pub struct Attributor {
+    reasons: Reasons,
+    names: HashMap<u32, Arc<str>>,
+    interned: HashMap<[u8; 16], Arc<str>>,
+    locations: Locations,
+    rules: RuleCache,
+    netfilter_drop: u32,
+}
+
+impl Attributor {
+    /// `netfilter_drop` is the kernel's number of SKB_DROP_REASON_NETFILTER_DROP.
+    pub fn new(reasons: Reasons, locations: Locations, netfilter_drop: u32) -> Self {
+        Self {
+            reasons,
+            names: HashMap::new(),
+            interned: HashMap::new(),
+            locations,
+            rules: RuleCache::default(),
+            netfilter_drop,
+        }
+    }
+
+    /// Name of a drop reason, without its prefix.
+    pub fn reason(&mut self, reason: u32) -> Arc<str> {
+        self.names
+            .entry(reason)
+            .or_insert_with(|| self.reasons.name(reason).into())
+            .clone()
+    }
+
+    /// Whether the record names a rule that none of the namespace's rulesets has: they are to be
+    /// read again before the event is made.
+    pub fn is_unread(&self, record: &Record, place: &Place<'_>) -> bool {
+        matches!(record.rule.kind, RULE_RULE | RULE_POLICY)
+            && !self.rules.is_known(&record.rule, place)
+    }
+
+    /// The event. `time` is the drop's wall-clock time.
+    pub fn event(&mut self, raw: &RawDrop, time: Timestamp, place: &Place<'_>) -> DropEvent {
+        let record = &raw.record;
+        let capture = Capture::new(record, &raw.packet);
+        let packet = capture.packet();
+        let firewall = record.reason == self.netfilter_drop;
+        let (pf, hook) = self.hook(raw, packet.family);
+        let resolved = match record.rule.kind {
+            RULE_RULE | RULE_POLICY => Some(self.rules.resolve(&record.rule, place)),
+            _ => None,
+        };
+        let engine = match &resolved {
+            Some(_) => Engine::Nftables,
+            None if firewall && self.locations.is_nftables(record.location) => Engine::Nftables,
+            None => Engine::Other,
+        };
+        let evidence = if resolved.is_some() {
+            Evidence::exact(EvidenceSource::KernelStack)
+        } else {
+            Evidence::engine(self.locations.symbol(record.location))
+        };
+        let resolved = resolved.unwrap_or_default();
+        let Resolved {
+            rule,
+            policy,
+            reject,
+            priority,
+        } = resolved;
+        DropEvent {
+            time,
+            verdict: if reject {
+                Verdict::Reject
+            } else {
+                Verdict::Drop
+            },
+            netns: place.netns.clone(),
+            engine,
+            family: family(pf, packet.family),
+            hook,
+            reason: Some(self.reason(record.reason)),
+            mark: record.mark,
+            iif: self.interface(record.iif, &record.iif_name),
+            oif: self.interface(record.oif, &record.oif_name),
+            conntrack: conntrack::of(record, pf, hook, priority, place.rulesets),
+            process: if hook == Some(Hook::Output) {
+                self.process(record)
+            } else {
+                None
+            },
+            packet,
+            rule,
+            policy,
+            path: None,
+            evidence,
+            count: 1,
+        }
+    }
+
+    /// Protocol family and hook: from the hook state, else from the functions on the stack.
+    fn hook(&self, raw: &RawDrop, packet: PacketFamily) -> (u8, Option<Hook>) {
+        let record = &raw.record;
+        if record.hook != UNKNOWN {
+            return (record.pf, hook(record.pf, record.hook));
+        }
+        match self.locations.hook(&raw.stack) {
+            Some((pf, number)) => (pf, hook(pf, number)),
+            None => match packet {
+                PacketFamily::Ipv4 => (NFPROTO_IPV4, None),
+                PacketFamily::Ipv6 => (NFPROTO_IPV6, None),
+                _ => (UNKNOWN, None),
+            },
+        }
+    }
+
+    /// An interface's name; by number if the kernel did not tell it.
+    fn interface(&mut self, index: u32, name: &[u8; 16]) -> Option<Arc<str>> {
+        if index == 0 {
+            return None;
+        }
+        if name[0] == 0 {
+            return Some(format!("if{index}").into());
+        }
+        Some(self.intern(name))
+    }
+
+    fn intern(&mut self, name: &[u8; 16]) -> Arc<str> {
+        let text = || match CStr::from_bytes_until_nul(name) {
+            Ok(name) => name.to_string_lossy().into(),
+            Err(_) => String::from_utf8_lossy(name).into(),
+        };
+        // Names come and go; the table of those in use is small.
+        if self.interned.len() > 4096 {
+            self.interned.clear();
+        }
+        self.interned.entry(*name).or_insert_with(text).clone()
+    }
+
+    fn process(&mut self, record: &Record) -> Option<Process> {
+        (record.flags & FLAG_PROCESS != 0).then(|| Process {
+            pid: record.tgid,
+            comm: self.intern(&record.comm),
+            uid: Some(record.uid),
+        })
+    }
+}
+
+// NFPROTO_* (include/uapi/linux/netfilter.h, v6.18).
+const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_ARP: u8 = 3;
+const NFPROTO_NETDEV: u8 = 5;
+const NFPROTO_BRIDGE: u8 = 7;
+const NFPROTO_IPV6: u8 = 10;
+/// `NF_INET_INGRESS`; an inet ingress chain sees the packet's own family beside it.
+const NF_INET_INGRESS: u8 = 5;
+
+/// The hook with this number in family `pf`.
+fn hook(pf: u8, number: u8) -> Option<Hook> {
+    if matches!(pf, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6) && number == NF_INET_INGRESS {
+        return Some(Hook::Ingress);
+    }
+    Some(match hooks::hook_name(pf, number)? {
+        "prerouting" => Hook::Prerouting,
+        "input" => Hook::Input,
+        "forward" => Hook::Forward,
+        "output" => Hook::Output,
+        "postrouting" => Hook::Postrouting,
+        "ingress" => Hook::Ingress,
+        "egress" => Hook::Egress,
+        _ => return None,
+    })
+}
+
+/// The packet's family as a rule would call it.
+fn family(pf: u8, packet: PacketFamily) -> Option<Family> {
+    Some(match (pf, packet) {
+        (NFPROTO_BRIDGE, _) => Family::Bridge,
+        (NFPROTO_ARP, _) | (_, PacketFamily::Arp) => Family::Arp,
+        (_, PacketFamily::Ipv4) => Family::Ip,
+        (_, PacketFamily::Ipv6) => Family::Ip6,
+        (NFPROTO_IPV4, _) => Family::Ip,
+        (NFPROTO_IPV6, _) => Family::Ip6,
+        (NFPROTO_NETDEV, _) => Family::Netdev,
+        _ => return None,
+    })
+}

@@ -74,22 +74,37 @@ struct Scene {
     base: Option<usize>,
 }
 
-/// Calibrates. Attaches `anchor` and `calibrate`, and leaves `anchor` attached.
-///
-/// # Errors
-/// See [`CalibrationError`]; without slots there is no `kernel-stack` evidence, all else works.
-pub fn calibrate(programs: &mut Programs) -> Result<Vec<Site>, CalibrationError> {
-    programs.attach("anchor")?;
-    programs.attach("calibrate")?;
-    let ring = programs.take_ring("CALIBRATION_RING")?;
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("calibrate".into())
-            .spawn_scoped(scope, || in_own_netns(programs, ring))
-            .map_err(io_error("thread"))?
-            .join()
-            .map_err(|_| CalibrationError::Panicked)?
-    })
+/// The calibration program's ring.
+pub struct Calibrator {
+    ring: RingBuf<MapData>,
+}
+
+impl Calibrator {
+    /// Attaches `anchor`, which stays.
+    ///
+    /// # Errors
+    /// The kernel's; or the ring has been taken.
+    pub fn new(programs: &mut Programs) -> Result<Self, BpfError> {
+        programs.attach("anchor")?;
+        let ring = programs.take_ring("CALIBRATION_RING")?;
+        Ok(Self { ring })
+    }
+
+    /// Calibrates. Attaches `calibrate` and leaves it attached: detach it once another program is.
+    ///
+    /// # Errors
+    /// See [`CalibrationError`]; without slots there is no `kernel-stack` evidence, all else works.
+    pub fn calibrate(&mut self, programs: &mut Programs) -> Result<Vec<Site>, CalibrationError> {
+        programs.attach("calibrate")?;
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("calibrate".into())
+                .spawn_scoped(scope, || in_own_netns(programs, &mut self.ring))
+                .map_err(io_error("thread"))?
+                .join()
+                .map_err(|_| CalibrationError::Panicked)?
+        })
+    }
 }
 
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> CalibrationError {
@@ -98,7 +113,7 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> CalibrationError {
 
 fn in_own_netns(
     programs: &mut Programs,
-    mut ring: RingBuf<MapData>,
+    ring: &mut RingBuf<MapData>,
 ) -> Result<Vec<Site>, CalibrationError> {
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| io_error("cannot make a network namespace")(e.into()))?;
@@ -114,7 +129,7 @@ fn in_own_netns(
             base: scene.base.map(handle),
         };
         send(scene.port, mark).map_err(io_error("sending"))?;
-        samples.push((expected, receive(&mut ring, mark)));
+        samples.push((expected, receive(ring, mark)));
     }
     programs.set_calibration_netns(0)?;
     Ok(learn(&samples)?)

@@ -1,10 +1,13 @@
 //! Loading and attaching the BPF programs, and their maps.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
 use fwtrace_abi::{Counters, Layout, Settings};
@@ -65,7 +68,7 @@ impl Programs {
         })
     }
 
-    /// Loads and attaches `name`; does nothing if it is attached.
+    /// Attaches `name`, loading it the first time; does nothing if it is attached.
     ///
     /// # Errors
     /// The verifier's refusal, or no tracepoint of that name.
@@ -73,22 +76,23 @@ impl Programs {
         if self.links.contains_key(name) {
             return Ok(());
         }
-        let btf = self.btf.as_ref().ok_or(BpfError::Missing("BTF"))?;
+        let refused = |source| BpfError::Program { name, source };
         let program: &mut BtfTracePoint = self
             .ebpf
             .program_mut(name)
             .ok_or(BpfError::Missing(name))?
             .try_into()
-            .map_err(|source| BpfError::Program { name, source })?;
-        let link = program
-            .load(TRACEPOINT, btf)
-            .and_then(|()| program.attach())
-            .map_err(|source| BpfError::Program { name, source })?;
+            .map_err(refused)?;
+        if program.fd().is_err() {
+            let btf = self.btf.as_ref().ok_or(BpfError::Missing("BTF"))?;
+            program.load(TRACEPOINT, btf).map_err(refused)?;
+        }
+        let link = program.attach().map_err(refused)?;
         self.links.insert(name, link);
         Ok(())
     }
 
-    /// Detaches and unloads `name`.
+    /// Detaches `name`; it stays loaded.
     ///
     /// # Errors
     /// The kernel's.
@@ -104,11 +108,10 @@ impl Programs {
             .map_err(|source| BpfError::Program { name, source })?;
         program
             .detach(link)
-            .and_then(|()| program.unload())
             .map_err(|source| BpfError::Program { name, source })
     }
 
-    /// Frees the kernel's parsed BTF (tens of megabytes); no program can be attached after it.
+    /// Frees the kernel's parsed BTF (tens of megabytes); no program can be loaded after it.
     pub fn forget_btf(&mut self) {
         self.btf = None;
     }
@@ -129,6 +132,18 @@ impl Programs {
     pub fn watch(&mut self, netns: u32) -> Result<(), BpfError> {
         let mut map: HashMap<_, u32, u8> = HashMap::try_from(self.map_mut("NETNS")?)?;
         Ok(map.insert(netns, 1, 0)?)
+    }
+
+    /// Stops watching it.
+    ///
+    /// # Errors
+    /// The kernel's; one that is not watched is none.
+    pub fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+        let mut map: HashMap<_, u32, u8> = HashMap::try_from(self.map_mut("NETNS")?)?;
+        match map.remove(&netns) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// Sets the namespace that the calibration program looks at.
@@ -166,18 +181,34 @@ impl Programs {
         Ok(sum)
     }
 
-    /// Drops that matched but were only counted: reason -> count, summed over the CPUs.
+    /// Drops that matched but were only counted: reason and count, summed over the CPUs.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn reason_counts(&self) -> Result<BTreeMap<u32, u64>, BpfError> {
+    pub fn reason_counts(&self) -> Result<Vec<(u32, u64)>, BpfError> {
         let map: PerCpuHashMap<_, u32, u64> = PerCpuHashMap::try_from(self.map("REASON_COUNTS")?)?;
-        let mut counts = BTreeMap::new();
-        for entry in map.iter() {
-            let (reason, cpus) = entry?;
-            counts.insert(reason, cpus.iter().sum());
-        }
-        Ok(counts)
+        map.iter()
+            .map(|entry| {
+                let (reason, cpus) = entry?;
+                Ok((reason, cpus.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Drops that came while `drops` was at work on the same CPU, which the kernel skips and counts
+    /// (`recursion_misses` in the program's fdinfo, kernel/bpf/syscall.c, v6.18).
+    pub fn missed(&self) -> u64 {
+        let fd = self.ebpf.program("drops").and_then(|p| p.fd().ok());
+        fd.and_then(|fd| {
+            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+            let info = std::fs::read_to_string(path).ok()?;
+            info.lines()
+                .find_map(|line| line.strip_prefix("recursion_misses:"))?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
     }
 
     fn map(&self, name: &'static str) -> Result<&aya::maps::Map, BpfError> {

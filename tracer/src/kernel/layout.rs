@@ -155,6 +155,8 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "chain_blob0" | "chain_blob1" | "chain_table" | "chain_handle" | "chain_name"
         | "table_handle" | "table_name" | "last_chain" => (F::KernelStack, &[8]),
         "blob_data" => (F::KernelStack, &[]),
+        // Six bits at the start of a byte (include/net/netfilter/nf_tables.h, v6.18).
+        "table_family" => (F::KernelStack, &[1]),
         "net_nft_generation" => (F::Generation, &[4]),
         "state_in" | "state_out" | "state_net" => (F::HookState, &[8]),
         // `unsigned int hook` up to v5.10; the low byte says it all.
@@ -303,7 +305,10 @@ pub fn resolve(types: &KernelTypes) -> (Layout, Vec<Missing>) {
 
 fn offset(types: &KernelTypes, path: &str, sizes: &[u64]) -> Result<u32, String> {
     let field = types.field(path).map_err(|e| e.to_string())?;
-    let (Some(offset), Some(size)) = (field.byte_offset(), field.size()) else {
+    // A bit-field that starts a byte can be read as that byte.
+    let start = (field.bit_offset % 8 == 0).then_some(field.bit_offset / 8);
+    let size = field.size().or((field.bit_size < 8).then_some(1));
+    let (Some(offset), Some(size)) = (start, size) else {
         return Err(format!("{path} is a bit-field on this kernel"));
     };
     if sizes.is_empty() || sizes.contains(&size) {

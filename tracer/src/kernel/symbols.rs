@@ -128,6 +128,33 @@ impl Symbols {
     }
 }
 
+/// The function that `address` is in, `function+0xoffset`; `None` if it is in none that
+/// /proc/kallsyms shows. Reads all of it: for the few addresses that need a name.
+pub fn describe(address: u64) -> Option<String> {
+    nearest(
+        BufReader::with_capacity(4096, File::open(KALLSYMS).ok()?),
+        address,
+    )
+}
+
+fn nearest(mut lines: impl BufRead, address: u64) -> Option<String> {
+    let mut best: Option<(u64, String)> = None;
+    let mut line = Vec::with_capacity(256);
+    while lines.read_until(b'\n', &mut line).ok()? != 0 {
+        if let Some((start, b't' | b'T' | b'w' | b'W', name)) = split(&line)
+            && start != 0
+            && start <= address
+            && best.as_ref().is_none_or(|(known, _)| *known < start)
+        {
+            let name = name.split(u8::is_ascii_whitespace).next()?;
+            best = Some((start, String::from_utf8_lossy(name).into_owned()));
+        }
+        line.clear();
+    }
+    let (start, name) = best?;
+    Some(format!("{name}+{:#x}", address - start))
+}
+
 /// Address, type and the rest of a line, which begins with the name.
 fn split(line: &[u8]) -> Option<(u64, u8, &[u8])> {
     let mut address = 0_u64;
@@ -225,6 +252,20 @@ ffffffffc0001000 t last.part.0\t[other]
 ffffffffc0001080 t last.isra.1\t[other]
 ffffffffc0009000 t end_of_all\t[other]
 ";
+
+    #[test]
+    fn an_address_is_described_by_the_function_before_it() {
+        let describe = |address| nearest(TEXT.as_bytes(), address);
+        assert_eq!(
+            describe(0xffff_ffff_8100_1010).as_deref(),
+            Some("ip_rcv+0x10")
+        );
+        assert_eq!(
+            describe(0xffff_ffff_c000_2404).as_deref(),
+            Some("nft_next+0x4")
+        );
+        assert_eq!(describe(0x1000), None);
+    }
 
     const NAMES: &[&str] = &[
         "nft_do_chain",

@@ -346,6 +346,14 @@ impl Snapshots {
             })
     }
 
+    /// The socket that notifications arrive on, for the current tokio runtime; [`Snapshots::drain`] reads them.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        watch_readable(self.monitor.as_fd().try_clone_to_owned()?)
+    }
+
     /// How often the ruleset was read, the first time included.
     pub fn readings(&self) -> u64 {
         self.readings

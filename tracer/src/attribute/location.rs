@@ -1,0 +1,53 @@
+//! Code addresses: which engine freed the packet, in which hook.
+
+use std::{cell::RefCell, collections::HashMap, ops::Range, sync::Arc};
+
+use crate::kernel::{
+    hooks,
+    symbols::{self, Symbols},
+};
+
+/// What is known of the kernel's code.
+pub struct Locations {
+    nft_do_chain: Option<Range<u64>>,
+    callers: Symbols,
+    /// Each location is looked up in kallsyms once: there are few.
+    seen: RefCell<HashMap<u64, Option<Arc<str>>>>,
+}
+
+impl Locations {
+    /// `symbols` must have been asked for `nft_do_chain` and [`hooks::caller_names`].
+    pub fn new(symbols: Symbols) -> Self {
+        Self {
+            nft_do_chain: symbols.range("nft_do_chain"),
+            callers: symbols,
+            seen: RefCell::default(),
+        }
+    }
+
+    /// Whether `location` is in nf_tables' interpreter.
+    pub(super) fn is_nftables(&self, location: u64) -> bool {
+        self.nft_do_chain
+            .as_ref()
+            .is_some_and(|range| range.contains(&location))
+    }
+
+    /// `function+0xoffset`.
+    pub(super) fn symbol(&self, location: u64) -> Option<Arc<str>> {
+        self.seen
+            .borrow_mut()
+            .entry(location)
+            .or_insert_with(|| symbols::describe(location).map(Into::into))
+            .clone()
+    }
+
+    /// Family and hook of the innermost caller of a hook among the return addresses in `stack`.
+    pub(super) fn hook(&self, stack: &[u64]) -> Option<(u8, u8)> {
+        hooks::hook_of_stack(
+            stack
+                .iter()
+                .filter_map(|&word| self.callers.find(word))
+                .map(|(name, _)| name),
+        )
+    }
+}

@@ -1,0 +1,209 @@
+//! From handles to rules: table, chain, number, text.
+
+use std::{borrow::Cow, collections::HashMap, ffi::CStr, sync::Arc};
+
+use fwtrace_abi::{NAME_MAX, RULE_POLICY, RuleEvidence};
+
+use super::Place;
+use crate::{
+    event::{Family, PolicyRef, RuleRef},
+    ruleset::{
+        model::{self, Chain},
+        snapshot::Found,
+    },
+};
+
+/// Cached rules; beyond that all are forgotten and rendered again.
+const CAPACITY: usize = 16 * 1024;
+
+/// What a rule or a policy is, for an event.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resolved {
+    pub(super) rule: Option<Arc<RuleRef>>,
+    pub(super) policy: Option<Arc<PolicyRef>>,
+    /// The rule answers the sender.
+    pub(super) reject: bool,
+    /// Priority of the base chain.
+    pub(super) priority: Option<i32>,
+}
+
+/// A rule's identity: handles are never used again, and the place in the chain, which changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    epoch: u64,
+    kind: u32,
+    number: u32,
+    rule: u64,
+    chain: u64,
+    table: u64,
+    base: u64,
+}
+
+impl Key {
+    fn new(evidence: &RuleEvidence, place: &Place<'_>) -> Self {
+        Self {
+            epoch: place.epoch,
+            kind: evidence.kind,
+            number: evidence.number,
+            rule: evidence.rule_handle,
+            chain: evidence.chain_handle,
+            table: evidence.table_handle,
+            base: evidence.base_chain_handle,
+        }
+    }
+}
+
+/// Rules that have dropped something, rendered once.
+#[derive(Debug, Default)]
+pub(super) struct RuleCache {
+    known: HashMap<Key, Resolved>,
+}
+
+impl RuleCache {
+    /// Whether the rule is cached or in one of the rulesets.
+    pub(super) fn is_known(&self, evidence: &RuleEvidence, place: &Place<'_>) -> bool {
+        self.known.contains_key(&Key::new(evidence, place)) || find(evidence, place).is_some()
+    }
+
+    /// The rule or policy that `evidence` names. Only what was found is kept: the rest may still be
+    /// read.
+    pub(super) fn resolve(&mut self, evidence: &RuleEvidence, place: &Place<'_>) -> Resolved {
+        let key = Key::new(evidence, place);
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let found = find(evidence, place).and_then(|found| {
+            if evidence.kind == RULE_POLICY {
+                known_policy(evidence, &found)
+            } else {
+                known_rule(evidence, &found)
+            }
+        });
+        let Some(resolved) = found else {
+            return unread(evidence, place);
+        };
+        if self.known.len() >= CAPACITY {
+            self.known.clear();
+        }
+        self.known.insert(key, resolved.clone());
+        resolved
+    }
+}
+
+/// Handles make every hit the right one, in whichever generation.
+fn find(evidence: &RuleEvidence, place: &Place<'_>) -> Option<Found> {
+    let snapshots = place.rulesets?;
+    if evidence.kind == RULE_POLICY {
+        snapshots.find_chain(evidence.table_handle, evidence.chain_handle)
+    } else {
+        snapshots.find(
+            evidence.table_handle,
+            evidence.chain_handle,
+            evidence.rule_handle,
+        )
+    }
+}
+
+fn known_rule(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
+    let table = found.ruleset.tables.get(found.table)?;
+    let chain = table.chains.get(found.chain)?;
+    let rule = chain.rules.get(found.rule?)?;
+    let base = if chain.base.is_some() {
+        Some(chain)
+    } else {
+        let mut chains = table.chains.iter();
+        chains.find(|chain| chain.handle == evidence.base_chain_handle && chain.base.is_some())
+    };
+    Some(Resolved {
+        rule: Some(Arc::new(RuleRef {
+            family: family(table.family),
+            table: table.name.as_str().into(),
+            chain: chain.name.as_str().into(),
+            base_chain: base.map(|chain| chain.name.as_str().into()),
+            number: Some(evidence.number),
+            handle: Some(rule.handle),
+            text: None,
+            comment: rule.comment.as_deref().map(Into::into),
+            gone: false,
+        })),
+        policy: None,
+        reject: rule.is_reject(),
+        priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
+    })
+}
+
+fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
+    let table = found.ruleset.tables.get(found.table)?;
+    let chain = table.chains.get(found.chain)?;
+    Some(Resolved {
+        priority: Some(chain.base.as_ref()?.priority),
+        policy: Some(Arc::new(PolicyRef {
+            family: family(table.family),
+            table: table.name.as_str().into(),
+            chain: chain.name.as_str().into(),
+            rules: Some(evidence.number),
+            none_matched: none_matched(evidence, chain),
+        })),
+        ..Resolved::default()
+    })
+}
+
+/// What the kernel side alone knows of a rule or policy that is in no ruleset we have read.
+fn unread(evidence: &RuleEvidence, place: &Place<'_>) -> Resolved {
+    let family = u8::try_from(evidence.family).map_or(Family::Inet, |f| family(f.into()));
+    if evidence.kind == RULE_POLICY {
+        return Resolved {
+            policy: Some(Arc::new(PolicyRef {
+                family,
+                table: name(&evidence.table),
+                chain: name(&evidence.chain),
+                rules: Some(evidence.number),
+                none_matched: None,
+            })),
+            ..Resolved::default()
+        };
+    }
+    Resolved {
+        rule: Some(Arc::new(RuleRef {
+            family,
+            table: name(&evidence.table),
+            chain: name(&evidence.chain),
+            base_chain: None,
+            number: Some(evidence.number),
+            handle: Some(evidence.rule_handle),
+            text: None,
+            comment: None,
+            gone: place.rulesets.is_some(),
+        })),
+        ..Resolved::default()
+    }
+}
+
+/// True if every rule of the chain would have decided had it matched; otherwise nobody knows.
+fn none_matched(evidence: &RuleEvidence, chain: &Chain) -> Option<bool> {
+    let unchanged = chain.rules.len() == evidence.number as usize;
+    (unchanged && chain.rules.iter().all(model::Rule::decides)).then_some(true)
+}
+
+fn family(family: model::Family) -> Family {
+    match family {
+        model::Family::Ip => Family::Ip,
+        model::Family::Ip6 => Family::Ip6,
+        model::Family::Arp => Family::Arp,
+        model::Family::Bridge => Family::Bridge,
+        model::Family::Netdev => Family::Netdev,
+        model::Family::Inet | model::Family::Other(_) => Family::Inet,
+    }
+}
+
+/// A name that the kernel side copied; one that was cut says so.
+fn name(bytes: &[u8; NAME_MAX]) -> Arc<str> {
+    let text: Cow<'_, str> = match CStr::from_bytes_until_nul(bytes) {
+        Ok(name) => name.to_string_lossy(),
+        Err(_) => String::from_utf8_lossy(bytes),
+    };
+    if text.len() + 1 >= NAME_MAX {
+        return format!("{text}...").into();
+    }
+    text.into()
+}

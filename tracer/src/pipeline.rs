@@ -1,1 +1,0 @@
-//! The live run: sources, attribution, output, shutdown.

@@ -1,0 +1,302 @@
+//! The live run: sources, attribution, output, shutdown.
+//!
+//! ```text
+//! ring thread --batches--> Run::batch -> Attributor -> Filter::shows -> Sink
+//! netlink tasks (one per namespace) keep Namespaces' rulesets current
+//! ```
+
+mod namespaces;
+mod start;
+
+use std::{cell::RefCell, fs::File, io, path::Path, rc::Rc, time::Duration};
+
+use fwtrace_abi::RULE_INVALID;
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+pub use self::start::{Kernel, StartError, kernel};
+use self::{namespaces::Namespaces, start::Tracer};
+use crate::{
+    attribute::Attributor,
+    bpf::{load::BpfError, reader::RawDrop},
+    cli::{Live, Watch},
+    event::{DropEvent, Event, Lost, Summary},
+    output::{Sink, Tally},
+};
+
+/// How often losses and vanished namespaces are looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// Calibrate again at most this often.
+const RECALIBRATE: Duration = Duration::from_secs(1);
+
+/// Why a run ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The kernel refused something while running.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// stdout, the ready file, a thread.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// All watched namespaces are gone.
+    #[error("{0}")]
+    Vanished(String),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Io {
+        what: what.into(),
+        source,
+    }
+}
+
+/// Runs until a signal, the count, the duration or the reader's end. `on_ready` is called once every
+/// source is attached.
+///
+/// # Errors
+/// See [`RunError`]. A reader of stdout that goes away is none.
+pub fn run(plan: Live, on_ready: impl FnOnce()) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("tokio"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, live(plan, on_ready))
+}
+
+async fn live(plan: Live, on_ready: impl FnOnce()) -> Result<(), RunError> {
+    // Before anything is attached, so that no signal finds the process unprepared.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error("signals"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signals"))?;
+
+    let sink = Sink::stdout(&plan.output).map_err(io_error("stdout"))?;
+    let (changes, mut changed) = mpsc::unbounded_channel();
+    let namespaces = Namespaces::new(matches!(plan.watch, Watch::All), changes);
+    let (mut tracer, mut batches) = start::start(&plan, &namespaces)?;
+    let Some(attributor) = tracer.attributor() else {
+        return Ok(());
+    };
+    let mut run = Run {
+        sink,
+        tally: Tally::default(),
+        attributor,
+        namespaces,
+        filter: plan.filter,
+        left: plan.count,
+        hidden: 0,
+        reported: 0,
+        suspicious: false,
+    };
+    for line in tracer.notes() {
+        run.sink.say(&line);
+    }
+    drop(plan.watch);
+    if let Some(path) = &plan.ready_file {
+        create(path)?;
+    }
+    on_ready();
+
+    let deadline = plan.duration.map(|d| Instant::now() + d);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut calibrated = Instant::now();
+    let mut vanished = None;
+    let mut result = Ok(());
+    loop {
+        let step = tokio::select! {
+            batch = batches.recv() => match batch {
+                Some(batch) => run.batch(&batch, batches.is_empty()),
+                None => break,
+            },
+            Some(change) = changed.recv() => run.emit(&change),
+            _ = tick.tick() => {
+                vanished = run.let_go(&mut tracer)?;
+                run.report_losses(&tracer)
+            }
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = until(deadline) => break,
+        };
+        if let Err(error) = step {
+            result = Err(error);
+            break;
+        }
+        if run.left == Some(0) || vanished.is_some() {
+            break;
+        }
+        if run.suspicious && calibrated.elapsed() >= RECALIBRATE {
+            run.suspicious = false;
+            calibrated = Instant::now();
+            run.sink.say(&tracer.recalibrate()?);
+        }
+    }
+
+    // What is in the ring still counts, and is shown unless the count is full.
+    tracer.stop()?;
+    while let Some(batch) = batches.recv().await {
+        if result.is_ok() {
+            result = run.batch(&batch, false);
+        }
+    }
+    if result.is_ok() {
+        result = run.finish(&tracer);
+    }
+    match result {
+        Err(RunError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Ok(()) => vanished.map_or(Ok(()), |names| Err(RunError::Vanished(names))),
+        other => other,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn create(path: &Path) -> Result<(), RunError> {
+    File::create(path)
+        .map(drop)
+        .map_err(io_error(format!("cannot create {}", path.display())))
+}
+
+/// A run under way.
+struct Run {
+    sink: Sink,
+    tally: Tally,
+    attributor: Attributor,
+    namespaces: Rc<RefCell<Namespaces>>,
+    filter: crate::cli::Filter,
+    /// Events that may still be shown.
+    left: Option<u64>,
+    /// Records that were not shown.
+    hidden: u64,
+    /// Losses that were reported.
+    reported: u64,
+    /// A drop at a learnt site had no valid rule pointer.
+    suspicious: bool,
+}
+
+impl Run {
+    /// Attributes and shows a batch; `last`: none is waiting behind it.
+    fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
+        let since_boot = boot_offset();
+        for raw in batch {
+            if self.left == Some(0) {
+                self.hidden += 1;
+                continue;
+            }
+            self.suspicious |= raw.record.rule.kind == RULE_INVALID;
+            let time = since_boot
+                .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
+                .unwrap_or_default();
+            let event = self.attribute(raw, time);
+            if !self.filter.shows(&event) {
+                self.hidden += 1;
+                continue;
+            }
+            self.tally.add(&event);
+            self.left = self.left.map(|left| left - 1);
+            self.emit(&Event::Drop(Box::new(event)))?;
+        }
+        if last {
+            self.sink.flush().map_err(io_error("stdout"))?;
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, raw: &RawDrop, time: Timestamp) -> DropEvent {
+        let inode = raw.record.netns;
+        let mut namespaces = self.namespaces.borrow_mut();
+        namespaces.meet(inode);
+        if namespaces.with(inode, |place| self.attributor.is_unread(&raw.record, place)) {
+            namespaces.refresh(inode);
+        }
+        namespaces.with(inode, |place| self.attributor.event(raw, time, place))
+    }
+
+    /// Lets go of dead namespaces; tells which, if none is left to watch.
+    fn let_go(&mut self, tracer: &mut Tracer) -> Result<Option<String>, RunError> {
+        let gone = self.namespaces.borrow_mut().let_go();
+        let mut names = Vec::new();
+        for netns in gone {
+            tracer.unwatch(netns.inode)?;
+            names.push(match netns.name {
+                Some(name) => name.to_string(),
+                None => netns.inode.to_string(),
+            });
+        }
+        let over = self.namespaces.borrow().is_over();
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let line = format!("network namespace {} is gone", names.join(", "));
+        if over {
+            return Ok(Some(line));
+        }
+        self.sink.say(&line);
+        Ok(None)
+    }
+
+    fn emit(&mut self, event: &Event) -> Result<(), RunError> {
+        self.sink.event(event).map_err(io_error("stdout"))
+    }
+
+    /// Tells of losses since the last time.
+    fn report_losses(&mut self, tracer: &Tracer) -> Result<(), RunError> {
+        let lost = tracer.lost()?;
+        if lost > self.reported {
+            let count = lost - self.reported;
+            self.reported = lost;
+            self.emit(&Event::Lost(Lost {
+                time: Timestamp::now(),
+                source: "ring".into(),
+                count,
+            }))?;
+        }
+        self.sink.flush().map_err(io_error("stdout"))
+    }
+
+    /// The summary.
+    fn finish(&mut self, tracer: &Tracer) -> Result<(), RunError> {
+        self.report_losses(tracer)?;
+        let counters = tracer.counters()?;
+        let lost = tracer.lost()?;
+        let mut other = std::collections::BTreeMap::new();
+        for (reason, count) in tracer.reason_counts()? {
+            *other.entry(self.attributor.reason(reason)).or_insert(0) += count;
+        }
+        let summary = Summary {
+            time: Timestamp::now(),
+            seen: counters.seen + tracer.missed(),
+            shown: self.tally.shown(),
+            filtered: counters.filtered + counters.other + self.hidden,
+            aggregated: self.tally.aggregated(),
+            lost,
+            other,
+            rules: self.tally.rules(),
+        };
+        self.emit(&Event::Summary(summary))
+    }
+}
+
+/// Wall-clock time of CLOCK_MONOTONIC's zero, as of now.
+fn boot_offset() -> Timestamp {
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|t| SignedDuration::new(t.tv_sec(), t.tv_nsec() as i32))
+        .unwrap_or_default();
+    Timestamp::now().checked_sub(monotonic).unwrap_or_default()
+}

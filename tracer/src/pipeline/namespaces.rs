@@ -1,0 +1,216 @@
+//! The watched namespaces and their rulesets, followed while they live.
+//!
+//! A netlink socket or an open nsfs file keeps its namespace alive. So each is let go as soon as
+//! nobody but fwtrace holds the namespace.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    os::fd::OwnedFd,
+    rc::{Rc, Weak},
+};
+
+use jiff::Timestamp;
+use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
+
+use crate::{
+    attribute::Place,
+    event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
+    netns::{Names, NetNs},
+    ruleset::snapshot::Snapshots,
+};
+
+/// One namespace.
+struct Watched {
+    netns: NetnsRef,
+    epoch: u64,
+    /// `None`: its rulesets cannot be read.
+    rulesets: Option<Snapshots>,
+    /// The task that follows the ruleset; ends with this.
+    follower: Option<JoinHandle<()>>,
+    /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
+    findable: bool,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
+    }
+}
+
+/// All of them, by inode.
+pub(super) struct Namespaces {
+    watched: HashMap<u32, Watched>,
+    /// Every namespace is watched, whenever it appears.
+    all: bool,
+    names: Names,
+    epochs: u64,
+    events: UnboundedSender<Event>,
+    /// For the tasks that follow the rulesets.
+    this: Weak<RefCell<Self>>,
+}
+
+impl Namespaces {
+    /// None yet; `all`: those that drops come from are taken in when they do. What happens to their
+    /// rulesets is told through `events`.
+    pub(super) fn new(all: bool, events: UnboundedSender<Event>) -> Rc<RefCell<Self>> {
+        Rc::new_cyclic(|this| {
+            RefCell::new(Self {
+                watched: HashMap::new(),
+                all,
+                names: Names::default(),
+                epochs: 0,
+                events,
+                this: this.clone(),
+            })
+        })
+    }
+
+    /// Reads the namespace's ruleset, and follows it from now on. Must run inside a `LocalSet`.
+    pub(super) fn add(&mut self, netns: &NetNs) {
+        let rulesets = match Snapshots::open(Some(netns.as_fd())) {
+            Ok(rulesets) => Some(rulesets),
+            Err(error) => {
+                self.tell(format!(
+                    "cannot read the rulesets of network namespace {netns}: {error}; its rules are shown by handle"
+                ));
+                None
+            }
+        };
+        let inode = netns.inode();
+        self.epochs += 1;
+        let follower = rulesets.as_ref().and_then(|rulesets| {
+            let socket = rulesets.watch().ok()?;
+            let follow = follow(self.this.clone(), inode, socket);
+            Some(tokio::task::spawn_local(follow))
+        });
+        let findable = self.names.name(inode).is_some();
+        self.watched.insert(
+            inode,
+            Watched {
+                netns: netns.to_ref(),
+                epoch: self.epochs,
+                rulesets,
+                follower,
+                findable,
+            },
+        );
+    }
+
+    /// Takes in the namespace of a drop, if it is new.
+    pub(super) fn meet(&mut self, inode: u32) {
+        if !self.all || self.watched.contains_key(&inode) {
+            return;
+        }
+        match self.names.open(inode) {
+            Some(netns) => self.add(&netns),
+            None => {
+                self.epochs += 1;
+                let nameless = Watched {
+                    netns: NetnsRef { inode, name: None },
+                    epoch: self.epochs,
+                    rulesets: None,
+                    follower: None,
+                    findable: true,
+                };
+                self.watched.insert(inode, nameless);
+            }
+        }
+    }
+
+    /// Reads a namespace's ruleset again, now.
+    pub(super) fn refresh(&mut self, inode: u32) {
+        let rulesets = self
+            .watched
+            .get_mut(&inode)
+            .and_then(|w| w.rulesets.as_mut());
+        if let Some(Err(error)) = rulesets.map(Snapshots::refresh) {
+            self.tell(format!("cannot read the ruleset again: {error}"));
+        }
+    }
+
+    /// Hands `inode`'s place to `f`.
+    pub(super) fn with<T>(&self, inode: u32, f: impl FnOnce(&Place<'_>) -> T) -> T {
+        let unknown;
+        let (netns, rulesets, epoch) = match self.watched.get(&inode) {
+            Some(watched) => (&watched.netns, watched.rulesets.as_ref(), watched.epoch),
+            // Let go while records of it were on their way.
+            None => {
+                unknown = NetnsRef { inode, name: None };
+                (&unknown, None, 0)
+            }
+        };
+        f(&Place {
+            netns,
+            rulesets,
+            epoch,
+        })
+    }
+
+    /// Lets go of the namespaces that only fwtrace holds any more, and tells which.
+    pub(super) fn let_go(&mut self) -> Vec<NetnsRef> {
+        let names = &mut self.names;
+        let gone: Vec<u32> = self
+            .watched
+            .iter()
+            .filter(|(inode, watched)| watched.findable && names.name(**inode).is_none())
+            .map(|(inode, _)| *inode)
+            .collect();
+        gone.iter()
+            .filter_map(|inode| self.watched.remove(inode))
+            .map(|watched| watched.netns.clone())
+            .collect()
+    }
+
+    /// Whether none is left, and none will come.
+    pub(super) fn is_over(&self) -> bool {
+        !self.all && self.watched.is_empty()
+    }
+
+    /// Something happened to `inode`'s ruleset.
+    fn changed(&mut self, inode: u32) {
+        let Some(watched) = self.watched.get_mut(&inode) else {
+            return;
+        };
+        let Some(rulesets) = &mut watched.rulesets else {
+            return;
+        };
+        match rulesets.drain() {
+            Ok(changes) => {
+                for commit in changes.commits {
+                    // The run is over if nobody listens.
+                    let _ = self.events.send(Event::RulesetChange(RulesetChange {
+                        time: Timestamp::try_from(commit.at).unwrap_or_default(),
+                        netns: watched.netns.clone(),
+                        generation: commit.generation,
+                        by: (commit.pid != 0).then(|| ChangedBy {
+                            pid: commit.pid,
+                            comm: commit.process.into(),
+                        }),
+                    }));
+                }
+            }
+            Err(error) => self.tell(format!("cannot follow the ruleset: {error}")),
+        }
+    }
+
+    fn tell(&self, message: String) {
+        let _ = self.events.send(Event::Error(ErrorEvent {
+            time: Timestamp::now(),
+            message,
+        }));
+    }
+}
+
+/// Waits for notifications about `inode`'s ruleset, until the task is aborted.
+async fn follow(namespaces: Weak<RefCell<Namespaces>>, inode: u32, socket: AsyncFd<OwnedFd>) {
+    while let Ok(mut ready) = socket.readable().await {
+        ready.clear_ready();
+        let Some(namespaces) = namespaces.upgrade() else {
+            return;
+        };
+        namespaces.borrow_mut().changed(inode);
+    }
+}

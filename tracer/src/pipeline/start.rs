@@ -1,0 +1,283 @@
+//! Starting a run: what the kernel has, the programs, calibration, settings.
+
+use std::{cell::RefCell, path::Path, rc::Rc};
+
+use fwtrace_abi::{Counters, Layout, SITE_POLICY, SITE_RULE, Settings, Site};
+use tokio::sync::mpsc;
+
+use super::namespaces::Namespaces;
+use crate::{
+    attribute::{Attributor, Locations},
+    bpf::{
+        calibrate::{CalibrationError, Calibrator},
+        load::{BpfError, Programs},
+        reader::{RawDrop, Reader},
+    },
+    cli::{self, Live, Watch},
+    kernel::{
+        btf::BtfError,
+        caps::{self, CapsError},
+        hooks,
+        layout::{self, Feature, Missing},
+        reasons::Reasons,
+        symbols::{Symbols, SymbolsError},
+        types::{BTF_DIR, KernelTypes, TypesError},
+    },
+};
+
+/// Batches on their way from the ring's reader.
+const BATCHES: usize = 16;
+/// Conntrack's hook functions, in the order of `Settings::conntrack_hooks`.
+const CONNTRACK_HOOKS: [&str; 4] = [
+    "ipv4_conntrack_in",
+    "ipv4_conntrack_local",
+    "ipv6_conntrack_in",
+    "ipv6_conntrack_local",
+];
+
+/// Why a run cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Capabilities are missing.
+    #[error(transparent)]
+    Caps(#[from] CapsError),
+    /// The kernel has no BTF.
+    #[error(transparent)]
+    Types(#[from] TypesError),
+    /// The kernel's BTF lacks something.
+    #[error("the kernel's BTF: {0}")]
+    Btf(#[from] BtfError),
+    /// A feature without which there is nothing to show.
+    #[error("this kernel lacks what fwtrace needs: {0}; {cost}", cost = .0.feature.cost())]
+    Essential(Missing),
+    /// The kernel has no drop reasons: it is older than 5.17.
+    #[error(
+        "this kernel does not say why it drops packets (SKB_DROP_REASON_NETFILTER_DROP is missing); fwtrace needs Linux 6.1 or newer"
+    )]
+    NoReasons,
+    /// The programs could not be loaded.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The filter does not fit.
+    #[error(transparent)]
+    Usage(#[from] cli::Error),
+    /// The reading thread.
+    #[error("cannot start the ring's reader: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What the running kernel has.
+pub struct Kernel {
+    /// Offsets.
+    pub layout: Layout,
+    /// What is missing, by feature.
+    pub missing: Vec<Missing>,
+    /// Drop reasons.
+    pub reasons: Reasons,
+    /// Functions.
+    pub symbols: Result<Symbols, SymbolsError>,
+}
+
+impl Kernel {
+    /// Whether a feature is there.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.missing.iter().all(|m| m.feature != feature)
+    }
+}
+
+/// Looks at the running kernel.
+///
+/// # Errors
+/// It has no BTF, or no drop reasons.
+pub fn kernel() -> Result<Kernel, StartError> {
+    std::thread::scope(|scope| {
+        let symbols = scope.spawn(|| {
+            let names: Vec<&'static str> = hooks::caller_names()
+                .chain(["nft_do_chain"])
+                .chain(CONNTRACK_HOOKS)
+                .collect();
+            Symbols::load(&names)
+        });
+        let types = KernelTypes::load(Path::new(BTF_DIR))?;
+        let (layout, missing) = layout::resolve(&types);
+        let reasons = Reasons::load(&types)?;
+        Ok(Kernel {
+            layout,
+            missing,
+            reasons,
+            symbols: symbols.join().unwrap_or(Err(SymbolsError::Hidden)),
+        })
+    })
+}
+
+/// The kernel side of a run.
+pub(super) struct Tracer {
+    programs: Programs,
+    calibrator: Calibrator,
+    settings: Settings,
+    reader: Reader,
+    attributor: Option<Attributor>,
+    notes: Vec<String>,
+}
+
+/// Starts everything that `plan` asks for; gives the batches of records.
+pub(super) fn start(
+    plan: &Live,
+    namespaces: &Rc<RefCell<Namespaces>>,
+) -> Result<(Tracer, mpsc::Receiver<Vec<RawDrop>>), StartError> {
+    caps::check_live_run()?;
+    let kernel = kernel()?;
+    if let Some(missing) = kernel.missing.iter().find(|m| m.feature.is_essential()) {
+        return Err(StartError::Essential(missing.clone()));
+    }
+    let netfilter_drop = kernel
+        .reasons
+        .netfilter_drop()
+        .ok_or(StartError::NoReasons)?;
+
+    let mut settings = Settings::NONE;
+    settings.netfilter_drop = netfilter_drop;
+    settings.want_stack = 1;
+    plan.apply(&mut settings, |name| kernel.reasons.value(name).ok())?;
+    if let Ok(symbols) = &kernel.symbols {
+        settings.conntrack_hooks =
+            CONNTRACK_HOOKS.map(|name| symbols.range(name).map_or(0, |range| range.start));
+    }
+
+    let mut notes: Vec<String> = kernel
+        .missing
+        .iter()
+        .map(|m| format!("{m}: {}", m.feature.cost()))
+        .collect();
+    if let Err(error) = &kernel.symbols {
+        notes.push(format!(
+            "{error}: hooks of unattributed drops are not known"
+        ));
+    }
+    let mut programs = Programs::load(&kernel.layout)?;
+    let mut calibrator = Calibrator::new(&mut programs)?;
+    if plan.kernel_stack && kernel.has(Feature::KernelStack) && kernel.has(Feature::HookState) {
+        match calibrator.calibrate(&mut programs) {
+            Ok(sites) => install(&mut settings, &sites),
+            Err(error) => notes.push(no_kernel_stack(&error)),
+        }
+    }
+    programs.set_settings(&settings)?;
+
+    if let Watch::These(watched) = &plan.watch {
+        for netns in watched {
+            namespaces.borrow_mut().add(netns);
+            programs.watch(netns.inode())?;
+        }
+    } else {
+        for netns in plan.watch.namespaces() {
+            namespaces.borrow_mut().add(&netns);
+        }
+    }
+    let ring = programs.take_ring("RING")?;
+    let (reader, batches) = Reader::start(ring, BATCHES)?;
+    programs.attach("drops")?;
+    programs.detach("calibrate")?;
+    programs.forget_btf();
+    let locations = Locations::new(kernel.symbols.unwrap_or_default());
+    let tracer = Tracer {
+        programs,
+        calibrator,
+        settings,
+        reader,
+        attributor: Some(Attributor::new(kernel.reasons, locations, netfilter_drop)),
+        notes,
+    };
+    Ok((tracer, batches))
+}
+
+fn install(settings: &mut Settings, sites: &[Site]) {
+    settings.sites = Settings::NONE.sites;
+    for (to, from) in settings.sites.iter_mut().zip(sites) {
+        *to = *from;
+    }
+}
+
+fn no_kernel_stack(error: &CalibrationError) -> String {
+    format!(
+        "{error}; rules are not read from the kernel's stack, drops are shown by engine and hook"
+    )
+}
+
+/// What calibration has taught, in words.
+pub(super) fn describe_site(site: &Site) -> String {
+    let kind = match site.kind {
+        SITE_RULE => "rule",
+        SITE_POLICY => "policy",
+        _ => "unused",
+    };
+    let next = if site.next != 0 { ", next rule" } else { "" };
+    format!(
+        "{kind} at {:#x}: word {}{next}; base chain: word {}; packet: from word {}",
+        site.location, site.rule_slot, site.base_slot, site.pktinfo_slot
+    )
+}
+
+impl Tracer {
+    /// The attributor, once.
+    pub(super) fn attributor(&mut self) -> Option<Attributor> {
+        self.attributor.take()
+    }
+
+    /// What the user should know about this kernel.
+    pub(super) fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Learns the slots again; gives a line for the user.
+    pub(super) fn recalibrate(&mut self) -> Result<String, BpfError> {
+        let (sites, line) = match self.calibrator.calibrate(&mut self.programs) {
+            Ok(sites) => {
+                let same = self.settings.sites.iter().zip(&sites).all(|(a, b)| a == b);
+                let line = if same {
+                    "a drop's rule could not be validated; calibrated again, nothing has changed"
+                } else {
+                    "the kernel's stack has changed its shape; calibrated again"
+                };
+                (sites, line.to_owned())
+            }
+            Err(error) => (Vec::new(), no_kernel_stack(&error)),
+        };
+        install(&mut self.settings, &sites);
+        self.programs.set_settings(&self.settings)?;
+        self.programs.detach("calibrate")?;
+        Ok(line)
+    }
+
+    /// Stops watching a namespace; its inode may be used again.
+    pub(super) fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+        self.programs.unwatch(netns)
+    }
+
+    /// Detaches, and lets the reader drain the ring and end.
+    pub(super) fn stop(&mut self) -> Result<(), BpfError> {
+        self.programs.detach("drops")?;
+        self.reader.stop();
+        Ok(())
+    }
+
+    /// The kernel side's counters.
+    pub(super) fn counters(&self) -> Result<Counters, BpfError> {
+        self.programs.counters()
+    }
+
+    /// Drops that were only counted, by reason.
+    pub(super) fn reason_counts(&self) -> Result<Vec<(u32, u64)>, BpfError> {
+        self.programs.reason_counts()
+    }
+
+    /// Drops that came while the program was at work on the same CPU: the kernel skips those.
+    pub(super) fn missed(&self) -> u64 {
+        self.programs.missed()
+    }
+
+    /// Drops that matched, or may have, and cannot be shown.
+    pub(super) fn lost(&self) -> Result<u64, BpfError> {
+        Ok(self.counters()?.full + self.missed() + self.reader.undecoded())
+    }
+}
