@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
+use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::socket::SocketError;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
         Plan::Features(features) => features.json,
-        Plan::Demo(_) => false,
+        Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
+        Plan::Demo(plan) => Ok(demo::run(&plan)?),
         other => anyhow::bail!("not in this build: {other:?}"),
     }
 }

@@ -9,12 +9,15 @@ use crate::{
     kernel::caps::CapsError,
     netlink::{nft_write::WriteError, rtnl::RtnlError},
     netns,
+    pipeline::RunError,
 };
 
 pub mod lab;
+mod play;
 pub mod scenes;
 pub mod traffic;
 
+pub use self::play::run;
 use self::scenes::{SCENES, Scene};
 
 /// How long a scene waits for its drops; they take some milliseconds.
@@ -46,6 +49,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The live run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// SIGINT and SIGTERM cannot be caught.
+    #[error("signals: {0}")]
+    Signals(#[source] io::Error),
     /// stdout.
     #[error("stdout: {0}")]
     Output(#[source] io::Error),
