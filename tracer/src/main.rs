@@ -40,7 +40,12 @@ fn main() -> ExitCode {
 fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
-        Plan::Demo(plan) => Ok(demo::run(&plan)?),
+        Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
+            // Known to exit_code() by themselves.
+            demo::Error::Permission(err) => err.into(),
+            demo::Error::Run(err) => err.into(),
+            err => err.into(),
+        }),
         other => anyhow::bail!("not in this build: {other:?}"),
     }
 }
@@ -76,7 +81,8 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
         }
         _ if code == 0 => {}
         _ => {
-            let message = format!("{err:#}");
+            // The errors' own words hold those of their causes.
+            let message = err.to_string();
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
             if json {
                 let time = jiff::Timestamp::now();
