@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
+use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
 use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
     let json = match &plan {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(_) | Plan::Demo(_) => false,
+        Plan::Features(_) => false,
+        Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,6 +42,12 @@ fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
+        Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
+            // Known to exit_code() by themselves.
+            demo::Error::Permission(err) => err.into(),
+            demo::Error::Run(err) => err.into(),
+            err => err.into(),
+        }),
         other => anyhow::bail!("not in this build: {other:?}"),
     }
 }
@@ -75,7 +83,8 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
         }
         _ if code == 0 => {}
         _ => {
-            let message = format!("{err:#}");
+            // The errors' own words hold those of their causes.
+            let message = err.to_string();
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
             // A run that began and broke off; what never began has printed no data.
             if json && code == FAILED {
