@@ -7,7 +7,7 @@ use std::path::Path;
 use fwtrace_abi::{Layout, SITE_POLICY, SITE_RULE, Site};
 use serde::Serialize;
 
-use crate::bpf::calibrate::calibrate;
+use crate::bpf::calibrate::Calibrator;
 use crate::bpf::load::Programs;
 use crate::event::{Confidence, EvidenceSource, VERSION};
 use crate::kernel::caps::{effective, missing_from};
@@ -213,7 +213,7 @@ fn probe_bpf(
     abilities: &mut Vec<Ability>,
 ) -> Option<(EvidenceSource, Confidence)> {
     let probed = Programs::load(layout).and_then(|mut programs| {
-        let learnt = calibrate(&mut programs);
+        let learnt = Calibrator::new(&mut programs)?.calibrate(&mut programs);
         programs.attach("drops")?;
         Ok(learnt)
     });
@@ -247,7 +247,7 @@ fn probe_bpf(
         }
         (None, _) => false,
     };
-    probed.ok()?;
+    probed.as_ref().ok()?;
     Some(if exact {
         (EvidenceSource::KernelStack, Confidence::Exact)
     } else {
