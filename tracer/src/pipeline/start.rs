@@ -138,7 +138,7 @@ pub(super) fn start(
     let mut settings = Settings::NONE;
     settings.netfilter_drop = netfilter_drop;
     settings.want_stack = 1;
-    plan.apply(&mut settings, |name| kernel.reasons.value(name).ok())?;
+    plan.apply(&mut settings, |name| kernel.reasons.value(name))?;
     if let Ok(symbols) = &kernel.symbols {
         settings.conntrack_hooks =
             CONNTRACK_HOOKS.map(|name| symbols.range(name).map_or(0, |range| range.start));
