@@ -99,7 +99,9 @@ fn play(
     out: &mut impl Write,
 ) -> Result<(), Error> {
     let lab = Lab::new()?;
-    lab.load(&(scene.rules)())?;
+    for table in (scene.tables)() {
+        lab.load(&table)?;
+    }
     let service = scene
         .service
         .map(|(host, port)| traffic::listen(&lab, host, port))
