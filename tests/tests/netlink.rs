@@ -2,9 +2,15 @@
 //!
 //! Every test runs on a thread in a new network namespace, which is gone when the thread ends. Needs root and nft.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must say where"
+)]
+
 use std::{
     collections::BTreeMap,
     io::Write as _,
+    os::fd::AsFd as _,
     process::{Command, Stdio},
 };
 
@@ -13,11 +19,17 @@ use fwtrace::{
         nftables::read_ruleset,
         socket::{Protocol, Socket},
     },
-    ruleset::model::{
-        Chain, Data, Element, Ending, Expr, Family, ObjectState, Ruleset, Set, Table, Verdict,
+    ruleset::{
+        model::{
+            Chain, Data, Element, Ending, Expr, Family, ObjectState, Ruleset, Set, Table, Verdict,
+        },
+        snapshot::Snapshots,
     },
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{setsockopt, sockopt},
+};
 use serde_json::Value;
 
 /// Runs `test` on a thread in a network namespace of its own; processes it starts are in there too.
@@ -425,4 +437,319 @@ fn a_broad_ruleset_is_read_as_nft_reads_it() {
             "{timeouts:?}"
         );
     });
+}
+
+#[test]
+fn an_iptables_nft_ruleset_is_read() {
+    in_netns(|| {
+        run("iptables-nft", &["-P", "INPUT", "DROP"]);
+        run("iptables-nft", &["-N", "UC"]);
+        run(
+            "iptables-nft",
+            &["-A", "INPUT", "-p", "tcp", "--dport", "80", "-j", "UC"],
+        );
+        let comment = ["-m", "comment", "--comment", "no", "-j", "REJECT"];
+        run(
+            "iptables-nft",
+            &[["-A", "UC"].as_slice(), comment.as_slice()].concat(),
+        );
+        run(
+            "ip6tables-nft",
+            &[
+                "-A",
+                "INPUT",
+                "-m",
+                "conntrack",
+                "--ctstate",
+                "INVALID",
+                "-j",
+                "DROP",
+            ],
+        );
+        let ruleset = read_ruleset(&mut socket()).unwrap();
+        assert_eq!(ruleset.problems, Vec::<String>::new());
+        let input = chain(&ruleset, "filter", "INPUT");
+        assert_eq!(input.base.as_ref().unwrap().policy, 0);
+        assert!(matches!(input.rules[0].ending(), Ending::Jump("UC")));
+        let uc = &chain(&ruleset, "filter", "UC").rules[0];
+        assert!(uc.is_reject() && uc.decides());
+        assert!(matches!(&uc.exprs[0], Expr::Match { name, rev: 0, info }
+            if name == "comment" && info.starts_with(b"no\0")));
+        let (_, six) = ruleset.table_named(Family::Ip6, "filter").unwrap();
+        let rule = &six.chain("INPUT").unwrap().rules[0];
+        assert!(matches!(&rule.exprs[0], Expr::Match { name, info, .. }
+            if name == "conntrack" && info.len() == 168));
+        assert!(matches!(rule.ending(), Ending::Drop));
+    });
+}
+
+#[test]
+fn a_large_set_is_read_whole() {
+    in_netns(|| {
+        const COUNT: u32 = 50_000;
+        let elements: Vec<String> = (0..COUNT)
+            .map(|i| format!("10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255))
+            .collect();
+        let elements = elements.join(", ");
+        nft(&format!(
+            "add table ip t; add set ip t s {{ type ipv4_addr; elements = {{ {elements} }}; }}"
+        ));
+        let ruleset = read_ruleset(&mut socket()).unwrap();
+        let set = ruleset.tables[0].set("s").unwrap();
+        let mut keys: Vec<&[u8]> = set
+            .elements
+            .iter()
+            .filter_map(|e| e.key.as_deref())
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), COUNT as usize);
+    });
+}
+
+/// A table with one rule, handle 2 of chain `in`, and a set `s`.
+const SMALL: &str = "add table inet t; add chain inet t in { type filter hook input priority 0; }
+    add set inet t s { type ipv4_addr; }; add rule inet t in tcp dport 80 drop";
+
+#[test]
+fn two_hundred_commits_are_followed() {
+    in_netns(|| {
+        nft(SMALL);
+        let mut snapshots = Snapshots::open(None).unwrap();
+        let first = snapshots.newest_generation();
+        // Interactively, each line is a transaction.
+        let mut child = Command::new("nft")
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || {
+            for i in 0..200 {
+                let line = match i % 4 {
+                    0 => format!("add rule inet t in tcp dport {i} drop comment \"rule {i}\""),
+                    1 => format!("add chain inet t c{i}"),
+                    2 => format!("add element inet t s {{ 10.0.0.{i} }}"),
+                    _ => format!("insert rule inet t in udp dport {i} accept"),
+                };
+                writeln!(stdin, "{line}").unwrap();
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut commits = Vec::new();
+        runtime.block_on(async {
+            while commits.len() < 200 {
+                let timeout = std::time::Duration::from_secs(30);
+                let changes = tokio::time::timeout(timeout, snapshots.changed()).await;
+                let changes = changes.expect("no change in time").unwrap();
+                assert!(!changes.lost);
+                commits.extend(changes.commits);
+            }
+        });
+        writer.join().unwrap();
+        assert!(child.wait().unwrap().success());
+        let generations: Vec<u32> = commits.iter().map(|commit| commit.generation).collect();
+        assert_eq!(generations, (first + 1..=first + 200).collect::<Vec<u32>>());
+        assert!(
+            commits
+                .iter()
+                .all(|commit| commit.process == "nft" && commit.pid == child.id())
+        );
+        assert_eq!(commits.iter().filter(|commit| !commit.rules).count(), 50);
+        assert_eq!(snapshots.newest_generation(), first + 200);
+        let mut expected = facts_of_nft();
+        let mut found = facts_of(&snapshots.newest().ruleset);
+        // The last commit that touched elements came before the last that touched rules, so that these agree too.
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
+        assert!(
+            snapshots.readings() <= 302,
+            "{} readings",
+            snapshots.readings()
+        );
+        println!("200 commits, {} readings", snapshots.readings());
+    });
+}
+
+#[test]
+fn elements_alone_do_not_make_it_read_again() {
+    in_netns(|| {
+        nft(SMALL);
+        let mut snapshots = Snapshots::open(None).unwrap();
+        let first = snapshots.newest_generation();
+        let readings = snapshots.readings();
+        for i in 1..=20 {
+            nft(&format!("add element inet t s {{ 10.0.0.{i} }}"));
+            nft(&format!("delete element inet t s {{ 10.0.0.{i} }}"));
+            let changes = snapshots.drain().unwrap();
+            assert_eq!((changes.commits.len(), changes.reread), (2, false));
+        }
+        assert_eq!(snapshots.readings(), readings);
+        assert_eq!(snapshots.newest_generation(), first + 40);
+        let snapshot = snapshots.history().at_generation(first + 17).unwrap();
+        assert_eq!(snapshot.first(), first);
+        assert_eq!(read_ruleset(&mut socket()).unwrap().generation, first + 40);
+    });
+}
+
+#[test]
+fn a_replaced_rule_is_still_found() {
+    in_netns(|| {
+        nft(SMALL);
+        let mut snapshots = Snapshots::open(None).unwrap();
+        let first = snapshots.newest_generation();
+        let table = snapshots.newest().ruleset.tables[0].clone();
+        let (chain, rule) = (table.chains[0].handle, table.chains[0].rules[0].handle);
+        let found = snapshots
+            .resolve(Some(first), table.handle, chain, Some(rule))
+            .unwrap()
+            .unwrap();
+        assert!(found.newest && found.certain && found.rule == Some(0));
+
+        // The handle stays the same: only the generation tells the two apart.
+        nft(&format!(
+            "replace rule inet t in handle {rule} tcp dport 81 drop"
+        ));
+        let mut resolve = |generation| {
+            let found = snapshots
+                .resolve(generation, table.handle, chain, Some(rule))
+                .unwrap();
+            let found = found.unwrap();
+            let exprs = found.ruleset.tables[found.table].chains[0].rules[0]
+                .exprs
+                .clone();
+            let old = exprs == table.chains[0].rules[0].exprs;
+            (old, found.newest, found.certain)
+        };
+        assert_eq!(resolve(Some(first + 1)), (false, true, true));
+        assert_eq!(resolve(Some(first)), (true, false, true));
+        assert_eq!(resolve(None), (false, true, false));
+        let changes = snapshots.drain().unwrap();
+        assert!(changes.reread && !changes.lost && changes.commits.len() == 1);
+
+        nft("flush chain inet t in");
+        let found = snapshots
+            .resolve(None, table.handle, chain, Some(rule))
+            .unwrap()
+            .unwrap();
+        assert!(!found.newest);
+        // A new table of the same name starts its handles anew; its own handle tells it apart.
+        nft("delete table inet t");
+        nft(SMALL);
+        snapshots.drain().unwrap();
+        let again = snapshots.newest().ruleset.tables[0].clone();
+        assert_eq!(again.chains[0].rules[0].handle, rule);
+        assert_ne!(again.handle, table.handle);
+        let mut find = |table: u64, rule| {
+            let found = snapshots.resolve(None, table, chain, rule).unwrap();
+            found.map(|found| found.newest)
+        };
+        assert_eq!(find(table.handle, Some(rule)), Some(false));
+        assert_eq!(find(again.handle, Some(rule)), Some(true));
+        assert_eq!(find(again.handle, None), Some(true));
+        assert_eq!(find(again.handle + 1, Some(rule)), None);
+    });
+}
+
+/// A drop that is seen before fwtrace took in any notification.
+#[test]
+fn a_generation_that_was_not_announced_yet_is_read() {
+    in_netns(|| {
+        nft(SMALL);
+        let mut snapshots = Snapshots::open(None).unwrap();
+        let table = snapshots.newest().ruleset.tables[0].handle;
+        nft("add rule inet t in tcp dport 81 drop");
+        let added = read_ruleset(&mut socket()).unwrap();
+        let handle = added.tables[0].chains[0].rules[1].handle;
+        let found = snapshots
+            .resolve(Some(added.generation), table, 1, Some(handle))
+            .unwrap();
+        assert!(found.is_some_and(|found| found.newest && found.certain && found.rule == Some(1)));
+        let readings = snapshots.readings();
+        assert!(
+            snapshots
+                .resolve(None, table, 1, Some(999))
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(snapshots.readings(), readings);
+    });
+}
+
+#[test]
+fn lost_notifications_are_made_up_for() {
+    in_netns(|| {
+        nft(SMALL);
+        let mut snapshots = Snapshots::open(None).unwrap();
+        // The kernel makes it its minimum, which is soon full.
+        setsockopt(&snapshots, sockopt::RcvBuf, &1).unwrap();
+        nft(&"add rule inet t in counter\n".repeat(1_000));
+        let changes = snapshots.drain().unwrap();
+        assert!(changes.lost && changes.reread);
+        assert_eq!(
+            snapshots.newest().ruleset.tables[0].chains[0].rules.len(),
+            1_001
+        );
+        nft("add chain inet t late");
+        let changes = snapshots.drain().unwrap();
+        assert!(changes.reread && !changes.lost);
+        let ruleset = &snapshots.newest().ruleset;
+        assert!(ruleset.tables[0].chain("late").is_some());
+    });
+}
+
+/// A namespace under `/run/netns`, deleted on drop.
+struct Named(String);
+
+impl Named {
+    fn new(suffix: &str) -> Self {
+        let name = format!("fwt-netlink-{}-{suffix}", std::process::id());
+        run("ip", &["netns", "add", &name]);
+        Self(name)
+    }
+
+    fn delete(&self) {
+        run("ip", &["netns", "del", &self.0]);
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let path = format!("/run/netns/{}", self.0);
+        if std::path::Path::new(&path).exists() {
+            self.delete();
+        }
+    }
+}
+
+#[test]
+fn a_namespace_that_is_deleted_while_watched_does_no_harm() {
+    let named = Named::new("gone");
+    run("ip", &["netns", "exec", &named.0, "nft", SMALL]);
+    let file = std::fs::File::open(format!("/run/netns/{}", named.0)).unwrap();
+    let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let mut snapshots = Snapshots::open(Some(file.as_fd())).unwrap();
+    assert_eq!(
+        std::fs::read_link("/proc/thread-self/ns/net").unwrap(),
+        here
+    );
+    assert_eq!(
+        snapshots.newest().ruleset.tables[0].chains[0].rules.len(),
+        1
+    );
+    run(
+        "ip",
+        &[
+            "netns", "exec", &named.0, "nft", "add", "chain", "inet", "t", "last",
+        ],
+    );
+    named.delete();
+    assert!(snapshots.drain().unwrap().reread);
+    snapshots.refresh().unwrap();
+    assert!(snapshots.newest().ruleset.tables[0].chain("last").is_some());
 }

@@ -11,6 +11,7 @@
 //! | [`cli`] | command line -> a validated plan; nothing else sees raw flags |
 //! | [`bpf`] | the only module that names aya: load, calibrate, attach, read the ring |
 //! | [`kernel`] | the running kernel: BTF, struct layout, drop reasons, symbols, capabilities |
+//! | [`features`] | `fwtrace features`: what this machine allows, and what the missing costs |
 //! | [`netlink`] | sockets and codecs: bytes <-> structs, no policy |
 //! | [`ruleset`] | the model, per-netns snapshots by generation, rendering in nft syntax |
 //! | [`attribute`] | drop record + ruleset -> attributed event |
@@ -26,6 +27,7 @@ pub mod bpf;
 pub mod cli;
 pub mod demo;
 pub mod event;
+pub mod features;
 pub mod kernel;
 pub mod netlink;
 pub mod netns;

@@ -7,6 +7,7 @@ use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
 use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
+use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::socket::SocketError;
 use fwtrace::output::Format;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let json = match &plan {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(features) => features.json,
+        Plan::Features(_) => false,
         Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 
 fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
+        Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
         Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
             // Known to exit_code() by themselves.
@@ -84,7 +86,8 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
             // The errors' own words hold those of their causes.
             let message = err.to_string();
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
-            if json {
+            // A run that began and broke off; what never began has printed no data.
+            if json && code == FAILED {
                 let time = jiff::Timestamp::now();
                 let _ = Event::Error(ErrorEvent { time, message }).write_json(io::stdout());
             }

@@ -215,6 +215,24 @@ impl NetNs {
         self.run(|| nix::net::if_::if_nametoindex(name).ok())
     }
 
+    /// Index and name of each interface.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or does not list them.
+    pub fn interfaces(&self) -> Result<Vec<(u32, String)>, Error> {
+        let listed = self.run(|| {
+            let listed = nix::net::if_::if_nameindex()?;
+            let named = listed
+                .iter()
+                .filter_map(|i| Some((i.index(), i.name().to_str().ok()?.to_owned())));
+            Ok::<_, nix::Error>(named.collect())
+        })?;
+        listed.map_err(|errno| Error::Enter {
+            name: self.to_string(),
+            source: errno.into(),
+        })
+    }
+
     /// Name of the interface with that index; `None` if there is none.
     ///
     /// # Errors
@@ -373,6 +391,16 @@ mod tests {
         let by_path = NetNs::find("/proc/self/ns/net").unwrap();
         assert_eq!(by_path.inode(), current.inode());
         assert!(NetNs::all().iter().any(|ns| ns.inode() == current.inode()));
+    }
+
+    #[test]
+    fn interfaces_have_index_and_name() {
+        let current = NetNs::current().unwrap();
+        let index = current.ifindex("lo").unwrap().unwrap();
+        assert_eq!(current.ifname(index).unwrap().as_deref(), Some("lo"));
+        let all = current.interfaces().unwrap();
+        assert!(all.contains(&(index, "lo".to_owned())), "{all:?}");
+        assert_eq!(current.ifindex("no-such-if0").unwrap(), None);
     }
 
     #[test]

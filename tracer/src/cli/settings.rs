@@ -1,5 +1,6 @@
 //! The filter as the BPF program takes it.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use fwtrace_abi::{
@@ -13,14 +14,14 @@ use super::{Error, PrefixMatch};
 
 impl Live {
     /// Writes the conditions that the kernel evaluates into `settings`, and nothing else of it.
-    /// `reason` gives the running kernel's number of a drop reason (`NO_SOCKET`).
+    /// `reason` gives the running kernel's number of a drop reason (`NO_SOCKET`), or says why not.
     ///
     /// # Errors
     /// [`Error::Usage`]: a list is longer than the kernel side holds, or there is no such reason.
-    pub fn apply(
+    pub fn apply<E: Display>(
         &self,
         settings: &mut Settings,
-        reason: impl Fn(&str) -> Option<u32>,
+        reason: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<(), Error> {
         settings.all_netns = u32::from(matches!(self.watch, Watch::All));
         self.filter.apply(settings, reason)
@@ -28,10 +29,10 @@ impl Live {
 }
 
 impl Filter {
-    fn apply(
+    fn apply<E: Display>(
         &self,
         settings: &mut Settings,
-        reason: impl Fn(&str) -> Option<u32>,
+        reason: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<(), Error> {
         let ports = self.ports.iter().map(|p| PortRange {
             first: p.ports.first,
@@ -65,13 +66,7 @@ impl Filter {
         if let Reasons::Names(names) = &self.reasons {
             let numbers: Result<Vec<u32>, Error> = names
                 .iter()
-                .map(|name| {
-                    reason(name).ok_or_else(|| {
-                        Error::usage(format!(
-                            "drop reason '{name}' is not one of this kernel's; `fwtrace features` lists them, --reason all shows every one"
-                        ))
-                    })
-                })
+                .map(|name| reason(name).map_err(|err| Error::usage(format!("--reason: {err}"))))
                 .collect();
             settings.reason_count = fill(
                 &mut settings.reasons,

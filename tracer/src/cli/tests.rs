@@ -33,11 +33,11 @@ fn settings(line: &str) -> Settings {
     settings
 }
 
-fn reason(name: &str) -> Option<u32> {
+fn reason(name: &str) -> Result<u32, String> {
     match name {
-        "NO_SOCKET" => Some(3),
-        "NETFILTER_DROP" => Some(8),
-        _ => None,
+        "NO_SOCKET" => Ok(3),
+        "NETFILTER_DROP" => Ok(8),
+        _ => Err(format!("no reason '{name}'")),
     }
 }
 

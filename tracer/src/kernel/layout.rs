@@ -102,7 +102,7 @@ impl Feature {
             Self::Interfaces => "interfaces are shown by number",
             Self::Route => "the outgoing interface of locally sent packets is not known",
             Self::Vlan => "packets of VLANs are shown without their tag",
-            Self::KernelStack => "the rule is computed from the ruleset, not read from the kernel",
+            Self::KernelStack => "only what dropped the packet is known, not the rule",
             Self::Generation => {
                 "a rule that was changed within moments of the drop may be shown in its new form"
             }

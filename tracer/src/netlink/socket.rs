@@ -424,7 +424,6 @@ impl Socket {
             }
         }
         self.send(request)?;
-        let deadline = Instant::now() + TIMEOUT;
         let mut failure = None;
         loop {
             // The kernel works on a batch within send(): once an error is there, all of them are.
@@ -436,7 +435,7 @@ impl Socket {
                 if pending.is_empty() {
                     return Ok(());
                 }
-                if !self.wait(deadline)? {
+                if !self.wait(Instant::now() + TIMEOUT)? {
                     return Err(SocketError::Timeout);
                 }
                 continue;
@@ -472,11 +471,10 @@ impl Socket {
             return Ok(());
         };
         self.send(request)?;
-        let deadline = Instant::now() + TIMEOUT;
         let mut interrupted = false;
         loop {
             let Some(messages) = self.recv()? else {
-                if !self.wait(deadline)? {
+                if !self.wait(Instant::now() + TIMEOUT)? {
                     return Err(SocketError::Timeout);
                 }
                 continue;

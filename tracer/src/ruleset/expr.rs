@@ -385,6 +385,15 @@ impl Expr {
         }
     }
 
+    /// Whether this is the same expression as `other`, apart from what was counted or measured.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Counter(_), Self::Counter(_)) | (Self::Last { .. }, Self::Last { .. }) => true,
+            (Self::Quota { bytes: a, .. }, Self::Quota { bytes: b, .. }) => a == b,
+            (a, b) => a == b,
+        }
+    }
+
     /// The name of the expression's type in the kernel.
     pub fn name(&self) -> &str {
         match self {
@@ -479,6 +488,19 @@ mod tests {
             rule(vec![verdict(3 | 7 << 16, None)]).ending(),
             Ending::Queue
         );
+    }
+
+    #[test]
+    fn a_rule_that_counted_is_the_same_rule() {
+        let counted = |packets| Expr::Counter(Counters { packets, bytes: 0 });
+        let drop = verdict(Verdict::DROP, None);
+        let (one, two) = (
+            rule(vec![counted(1), drop.clone()]),
+            rule(vec![counted(2), drop]),
+        );
+        assert!(one.is_same(&two));
+        assert!(!one.is_same(&rule(vec![counted(1), verdict(Verdict::ACCEPT, None)])));
+        assert!(!one.is_same(&rule(vec![counted(1)])));
     }
 
     #[test]

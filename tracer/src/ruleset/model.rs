@@ -199,7 +199,8 @@ pub struct Counters {
 /// A rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Its handle, unique in the table; see [`Chain::handle`].
+    /// Its handle, unique in the table; see [`Chain::handle`]. `replace rule` keeps it: the same handle can have meant another rule
+    /// before (`nf_tables_newrule()`, net/netfilter/nf_tables_api.c, v6.18).
     pub handle: u64,
     /// Its place in the chain, the first is 1.
     pub number: u32,
@@ -272,6 +273,18 @@ impl Rule {
             self.ending(),
             Ending::Accept | Ending::Drop | Ending::Reject | Ending::Queue | Ending::Stolen
         )
+    }
+
+    /// Whether this is the same rule as `other`, apart from its place and from what its counters, quotas and the like have come to.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.handle == other.handle
+            && self.userdata == other.userdata
+            && self.exprs.len() == other.exprs.len()
+            && self
+                .exprs
+                .iter()
+                .zip(&other.exprs)
+                .all(|(a, b)| a.is_same(b))
     }
 
     /// Whether the rule answers the sender: `reject`, or the xtables target `REJECT`. A drop by such a rule is a rejection.

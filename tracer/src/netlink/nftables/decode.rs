@@ -203,6 +203,16 @@ pub fn decode_rule(payload: &[u8]) -> Result<Located<'_, (&str, Rule)>, AttrErro
     })
 }
 
+/// The handle in `NFT_MSG_NEWRULE` and `NFT_MSG_DELRULE`, without decoding the rest.
+pub fn decode_rule_handle(payload: &[u8]) -> Result<Located<'_, u64>, AttrError> {
+    let f = fields(payload)?;
+    Ok(Located {
+        family: family(payload)?,
+        table: f.text(1)?,
+        item: f.be64(3)?,
+    })
+}
+
 fn compat(attr: Attr<'_>) -> Result<Compat, AttrError> {
     let f = Fields::new(attr.nested())?;
     Ok(Compat {
@@ -252,6 +262,11 @@ pub fn decode_set(payload: &[u8]) -> Result<Located<'_, Set>, AttrError> {
         table: f.text(1)?,
         item: set,
     })
+}
+
+/// How many elements the set in `NFT_MSG_NEWSET` has (`NFTA_SET_COUNT`, since 6.16).
+pub(super) fn decode_set_count(payload: &[u8]) -> Result<Option<u32>, AttrError> {
+    fields(payload)?.opt_be32(20)
 }
 
 /// Elements out of one message.

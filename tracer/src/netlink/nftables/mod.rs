@@ -4,10 +4,13 @@ mod decode;
 mod expr;
 mod fields;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{
     Elements, Generation, Located, decode_chain, decode_elements, decode_flowtable,
-    decode_generation, decode_object, decode_rule, decode_set, decode_table, userdata,
+    decode_generation, decode_object, decode_rule, decode_rule_handle, decode_set, decode_table,
+    userdata,
 };
 pub use expr::decode_expr;
 pub use read::{ReadError, read_generation, read_ruleset};
@@ -33,6 +36,8 @@ pub mod kind {
     pub const NEWRULE: u16 = SUBSYSTEM | 6;
     /// Ask for rules.
     pub const GETRULE: u16 = SUBSYSTEM | 7;
+    /// A rule is deleted.
+    pub const DELRULE: u16 = SUBSYSTEM | 8;
     /// A set.
     pub const NEWSET: u16 = SUBSYSTEM | 9;
     /// Ask for sets.

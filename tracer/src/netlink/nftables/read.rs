@@ -1,13 +1,13 @@
 //! The whole ruleset of a network namespace, of one moment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
 use super::{
     decode::{
         Generation, Located, decode_chain, decode_elements, decode_flowtable, decode_generation,
-        decode_object, decode_rule, decode_set, decode_table,
+        decode_object, decode_rule, decode_set, decode_set_count, decode_table,
     },
     kind,
 };
@@ -16,7 +16,7 @@ use crate::{
         attr::{AttrError, Writer},
         socket::{Message, Socket, SocketError, flags, message},
     },
-    ruleset::model::{Family, Ruleset, Table},
+    ruleset::model::{Element, Family, Ruleset, Set, Table},
 };
 
 /// Readings that a busy ruleset may spoil before [`read_ruleset`] gives up.
@@ -134,7 +134,13 @@ fn read_parts(socket: &mut Socket) -> Result<(Vec<Table>, Vec<String>), Spoiled>
     })?;
     dump(socket, kind::GETRULE, |m| parts.add_rule(m.payload))?;
     dump(socket, kind::GETSET, |m| match decode_set(m.payload) {
-        Ok(set) => parts.add(set, |table, set| table.sets.push(set)),
+        Ok(set) => {
+            if let Ok(Some(count)) = decode_set_count(m.payload) {
+                let key = (set.family, set.table.to_owned(), set.item.name.clone());
+                parts.counts.insert(key, count);
+            }
+            parts.add(set, |table, set| table.sets.push(set));
+        }
         Err(error) => parts.problem("a set", error),
     })?;
     dump(socket, kind::GETOBJ, |m| match decode_object(m.payload) {
@@ -150,35 +156,79 @@ fn read_parts(socket: &mut Socket) -> Result<(Vec<Table>, Vec<String>), Spoiled>
     let mut problems = parts.problems;
     for table in &mut parts.tables {
         for set in &mut table.sets {
-            let mut body = Writer::new();
-            body.str(1, &table.name).str(2, &set.name);
-            let attributes = body.finish()?;
-            let request = request(
-                socket,
-                kind::GETSETELEM,
-                table.family.into(),
-                flags::DUMP,
-                &attributes,
-            )?;
-            let mut broken = 0;
-            socket.query(&request, |m| match decode_elements(m.payload) {
-                Ok(Located {
-                    item: (_, found), ..
-                }) => {
-                    set.elements.extend(found.elements);
-                    broken += found.broken;
-                }
-                Err(_) => broken += 1,
-            })?;
-            if broken > 0 {
-                problems.push(format!(
-                    "{broken} elements of set {} in table {} {} could not be read",
-                    set.name, table.family, table.name
-                ));
+            let count = parts
+                .counts
+                .get(&(table.family, table.name.clone(), set.name.clone()));
+            if let Some(problem) =
+                read_elements(socket, table.family, &table.name, set, count.copied())?
+            {
+                let (set, family, table) = (&set.name, table.family, &table.name);
+                problems.push(format!("{problem} of set {set} in table {family} {table}"));
             }
         }
     }
     Ok((parts.tables, problems))
+}
+
+/// Reads a set's elements; the result says what could not be read. `count` is how many the kernel says there are.
+///
+/// The kernel resizes hash sets behind the scenes, and a dump meanwhile misses some elements and gives others twice (seen on v6.18 with
+/// 50,000 elements just added), so that it is tried again until all are there.
+fn read_elements(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    set: &mut Set,
+    count: Option<u32>,
+) -> Result<Option<String>, Spoiled> {
+    let attributes = Writer::new().str(1, table).str(2, &set.name).finish()?;
+    // Elements of these may come and go by themselves; in interval sets the kernel does not count the ends of ranges.
+    let steady = set.flags & (Set::TIMEOUT | Set::EVAL | Set::INTERVAL) == 0;
+    let count = count
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|_| steady);
+    let mut last = None;
+    for _ in 0..TRIES {
+        let request = request(
+            socket,
+            kind::GETSETELEM,
+            family.into(),
+            flags::DUMP,
+            &attributes,
+        )?;
+        let mut broken = 0;
+        set.elements.clear();
+        socket.query(&request, |m| match decode_elements(m.payload) {
+            Ok(Located {
+                item: (_, found), ..
+            }) => {
+                set.elements.extend(found.elements);
+                broken += found.broken;
+            }
+            Err(_) => broken += 1,
+        })?;
+        if broken > 0 {
+            return Ok(Some(format!("{broken} elements")));
+        }
+        let twice = has_duplicates(set);
+        let length = set.elements.len();
+        // The kernel counts elements of a transaction that is not committed yet, too: the same again is all there is.
+        let missing = count.is_some_and(|count| length < count) && last != Some(length);
+        if !twice && !missing {
+            return Ok(None);
+        }
+        last = (!twice).then_some(length);
+    }
+    Ok(Some("some elements".to_owned()))
+}
+
+/// Whether an element is there twice. A range of one address in an interval set has its key twice, as start and as end.
+fn has_duplicates(set: &Set) -> bool {
+    let mut seen = HashSet::with_capacity(set.elements.len());
+    set.elements.iter().any(|element| {
+        let end = element.flags & Element::INTERVAL_END;
+        !seen.insert((element.key.as_deref(), element.key_end.as_deref(), end))
+    })
 }
 
 fn dump(socket: &mut Socket, kind: u16, each: impl FnMut(&Message<'_>)) -> Result<(), Spoiled> {
@@ -213,6 +263,8 @@ struct Parts {
     problems: Vec<String>,
     /// Index of a table by family and name.
     table_index: HashMap<(Family, String), usize>,
+    /// Number of elements by family, table and set, where the kernel tells it.
+    counts: HashMap<(Family, String, String), u32>,
     /// Where the last rule went: rules come chain by chain.
     last_chain: (usize, usize),
 }

@@ -1,0 +1,690 @@
+//! The last readings of a network namespace's ruleset, and what the kernel's notifications say about them. Pure: no sockets.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::model::{Family, Rule, Ruleset, Set};
+use crate::netlink::{
+    attr::AttrError,
+    nftables::{decode_generation, decode_rule_handle, kind},
+};
+
+/// How many readings are kept.
+pub const KEPT: usize = 16;
+/// Named sets with more elements than this have them in the newest reading only.
+const ELEMENTS_KEPT: usize = 1_000;
+/// How many replacements of rules, and how many gaps in the notifications, are remembered.
+const REMEMBERED: usize = 4_096;
+
+/// One reading of the ruleset and the generations it stands for.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What was read. Elements of sets are those of [`Ruleset::generation`]; named sets with more than 1,000 elements are empty in all
+    /// but the newest reading.
+    pub ruleset: Arc<Ruleset>,
+    /// The last generation with these chains and rules that is known of: after [`Ruleset::generation`], only elements of sets changed.
+    pub last: u32,
+    /// When it was read.
+    pub at: SystemTime,
+    /// (table handle, rule handle) -> indexes of table, chain and rule.
+    index: HashMap<(u64, u64), (usize, usize, usize)>,
+}
+
+impl Snapshot {
+    fn new(ruleset: Ruleset) -> Self {
+        let mut index = HashMap::new();
+        for (t, table) in ruleset.tables.iter().enumerate() {
+            for (c, chain) in table.chains.iter().enumerate() {
+                for (r, rule) in chain.rules.iter().enumerate() {
+                    index.insert((table.handle, rule.handle), (t, c, r));
+                }
+            }
+        }
+        let last = ruleset.generation;
+        Self {
+            ruleset: Arc::new(ruleset),
+            last,
+            at: SystemTime::now(),
+            index,
+        }
+    }
+
+    /// The first generation that the reading stands for.
+    pub fn first(&self) -> u32 {
+        self.ruleset.generation
+    }
+
+    /// Whether the chains and rules are known to be those of this generation.
+    pub fn covers(&self, generation: u32) -> bool {
+        !before(generation, self.first()) && !before(self.last, generation)
+    }
+
+    fn rule(&self, &(t, c, r): &(usize, usize, usize)) -> Option<&Rule> {
+        self.ruleset.tables.get(t)?.chains.get(c)?.rules.get(r)
+    }
+
+    /// Indexes of table, chain and, if one is asked for, rule.
+    fn position(
+        &self,
+        table: u64,
+        chain: u64,
+        rule: Option<u64>,
+    ) -> Option<(usize, usize, Option<usize>)> {
+        let Some(rule) = rule else {
+            let (t, table) = self.ruleset.table(table)?;
+            let c = table
+                .chains
+                .iter()
+                .position(|candidate| candidate.handle == chain)?;
+            return Some((t, c, None));
+        };
+        let &(t, c, r) = self.index.get(&(table, rule))?;
+        let found = self.ruleset.tables.get(t)?.chains.get(c)?;
+        (found.handle == chain).then_some((t, c, Some(r)))
+    }
+
+    /// Gives up the elements of large named sets, unless somebody else holds the ruleset.
+    fn slim(&mut self) {
+        if let Some(ruleset) = Arc::get_mut(&mut self.ruleset) {
+            for set in ruleset.tables.iter_mut().flat_map(|table| &mut table.sets) {
+                if set.flags & Set::ANONYMOUS == 0 && set.elements.len() > ELEMENTS_KEPT {
+                    set.elements = Vec::new();
+                }
+            }
+        }
+    }
+}
+
+/// Whether generation `a` came before `b`. Generations wrap around.
+pub(super) fn before(a: u32, b: u32) -> bool {
+    a != b && b.wrapping_sub(a) < 1 << 31
+}
+
+/// The generation after this one: the kernel skips 0.
+fn next(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
+/// A rule or chain that was found by its handles.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The reading that it was found in.
+    pub ruleset: Arc<Ruleset>,
+    /// Index in [`Ruleset::tables`].
+    pub table: usize,
+    /// Index in [`Table::chains`](super::model::Table::chains).
+    pub chain: usize,
+    /// Index in [`Chain::rules`](super::model::Chain::rules); `None` when a chain was looked for.
+    pub rule: Option<usize>,
+    /// It is, as it is here, in the newest reading. `false`: it is no longer in the ruleset.
+    pub newest: bool,
+    /// `false`: the rule was replaced under the same handle and it is not known whether before or after.
+    pub certain: bool,
+}
+
+/// A transaction that was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The generation that it made.
+    pub generation: u32,
+    /// The process that committed it, as numbered in the kernel's own pid namespace.
+    pub pid: u32,
+    /// That process's name (`comm`, at most 15 bytes).
+    pub process: String,
+    /// When fwtrace heard of it.
+    pub at: SystemTime,
+    /// It touched more than elements of sets.
+    pub rules: bool,
+}
+
+/// What happened since the last call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The transactions, in order.
+    pub commits: Vec<Commit>,
+    /// The ruleset was read again because of a notification.
+    pub reread: bool,
+    /// Notifications were lost: there may have been more transactions. The ruleset was read again.
+    pub lost: bool,
+}
+
+impl Changes {
+    /// Nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.commits.is_empty() && !self.reread && !self.lost
+    }
+}
+
+/// A rule by what the notifications tell of it. Handles of tables are not among that.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RuleKey {
+    family: Family,
+    table: String,
+    handle: u64,
+}
+
+/// The last readings and what the notifications say about them.
+#[derive(Debug)]
+pub struct History {
+    /// The newest reading.
+    newest: Snapshot,
+    /// The readings before, newest first.
+    older: VecDeque<Snapshot>,
+    /// The last generation that was announced, or else the first that was read.
+    heard: u32,
+    /// The transaction that is being told of touches more than elements of sets.
+    touched: bool,
+    /// Rules that the transaction being told of deletes.
+    deleted: HashSet<RuleKey>,
+    /// Of these, those that it adds again.
+    replacing: Vec<RuleKey>,
+    /// Rules that were replaced under the same handle, and the generation since which the new one is in force.
+    replaced: VecDeque<(u32, RuleKey)>,
+    /// Between these generations, both excluded, notifications were lost.
+    gaps: VecDeque<(u32, u32)>,
+    /// Notifications were lost since the newest reading.
+    lossy: bool,
+    /// The newest reading is out of date.
+    stale: bool,
+    changes: Changes,
+}
+
+impl History {
+    /// Starts with the first reading.
+    pub fn new(ruleset: Ruleset) -> Self {
+        Self {
+            heard: ruleset.generation,
+            newest: Snapshot::new(ruleset),
+            older: VecDeque::new(),
+            touched: false,
+            deleted: HashSet::new(),
+            replacing: Vec::new(),
+            replaced: VecDeque::new(),
+            gaps: VecDeque::new(),
+            lossy: false,
+            stale: false,
+            changes: Changes::default(),
+        }
+    }
+
+    /// Takes in one notification: its `nlmsg_type` and payload.
+    pub fn notify(&mut self, kind: u16, payload: &[u8]) {
+        if self.try_notify(kind, payload).is_err() {
+            self.lose();
+        }
+    }
+
+    fn try_notify(&mut self, kind: u16, payload: &[u8]) -> Result<(), AttrError> {
+        match kind {
+            kind::NEWSETELEM | kind::DELSETELEM => return Ok(()),
+            kind::NEWGEN => return self.commit(payload),
+            kind::NEWRULE | kind::DELRULE => {
+                let rule = decode_rule_handle(payload)?;
+                let (family, table, handle) = (rule.family, rule.table.to_owned(), rule.item);
+                let key = RuleKey {
+                    family,
+                    table,
+                    handle,
+                };
+                // `replace rule` is told as the deletion of the old rule, then the new one with the old one's handle.
+                if kind == kind::DELRULE {
+                    self.deleted.insert(key);
+                } else if self.deleted.contains(&key) {
+                    self.replacing.push(key);
+                }
+            }
+            _ => {}
+        }
+        self.touched = true;
+        Ok(())
+    }
+
+    /// `NFT_MSG_NEWGEN`: the end of a transaction.
+    fn commit(&mut self, payload: &[u8]) -> Result<(), AttrError> {
+        let generation = decode_generation(payload)?;
+        let commit = Commit {
+            generation: generation.id,
+            pid: generation.pid,
+            process: generation.process,
+            at: SystemTime::now(),
+            rules: std::mem::take(&mut self.touched),
+        };
+        self.deleted.clear();
+        for key in std::mem::take(&mut self.replacing) {
+            self.replaced_at(commit.generation, key);
+        }
+        if before(self.heard, commit.generation) {
+            if commit.generation != next(self.heard) {
+                self.lose();
+                self.touched = false;
+            }
+            self.heard = commit.generation;
+        }
+        if before(self.newest.last, commit.generation) {
+            if commit.rules || self.stale {
+                self.stale = true;
+            } else {
+                self.newest.last = commit.generation;
+            }
+        } else if commit.rules && commit.generation == self.newest.first() {
+            // It was read before it was announced. The kernel counts the generation up a moment before it makes the new rules visible
+            // (`nf_tables_commit()`, net/netfilter/nf_tables_api.c, v6.18): a reading in between has the old rules under the new number.
+            self.stale = true;
+        }
+        self.changes.commits.push(commit);
+        Ok(())
+    }
+
+    /// Notifications were lost.
+    pub fn lose(&mut self) {
+        self.changes.lost = true;
+        self.lossy = true;
+        self.stale = true;
+        // The rest of a transaction whose start is lost could look like one of elements only.
+        self.touched = true;
+    }
+
+    fn replaced_at(&mut self, generation: u32, key: RuleKey) {
+        self.replaced.push_back((generation, key));
+        if self.replaced.len() > REMEMBERED {
+            self.replaced.pop_front();
+        }
+    }
+
+    /// Whether the newest reading is out of date: read the ruleset and call [`History::reading`].
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Takes in a new reading.
+    pub fn reading(&mut self, ruleset: Ruleset) {
+        self.changes.reread |= self.stale;
+        self.stale = false;
+        let mut previous = std::mem::replace(&mut self.newest, Snapshot::new(ruleset));
+        let generation = self.newest.first();
+        if std::mem::take(&mut self.lossy) {
+            // What the lost notifications would have told.
+            for key in differences(&previous, &self.newest) {
+                self.replaced_at(generation, key);
+            }
+            self.gaps.push_back((previous.last, generation));
+            if self.gaps.len() > REMEMBERED {
+                self.gaps.pop_front();
+            }
+            if before(self.heard, generation) {
+                self.heard = generation;
+            }
+        }
+        if previous.first() == generation {
+            self.newest.last = previous.last;
+        } else {
+            previous.slim();
+            self.older.push_front(previous);
+            self.older.truncate(KEPT - 1);
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Something happened since [`History::take_changes`].
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// The newest reading.
+    pub fn newest(&self) -> &Snapshot {
+        &self.newest
+    }
+
+    /// The newest generation that is known of.
+    pub fn newest_generation(&self) -> u32 {
+        self.newest.last
+    }
+
+    /// The readings, newest first.
+    pub fn snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+        std::iter::once(&self.newest).chain(&self.older)
+    }
+
+    fn oldest(&self) -> &Snapshot {
+        self.older.back().unwrap_or(&self.newest)
+    }
+
+    /// The reading that has the chains and rules of this generation.
+    pub fn at_generation(&self, generation: u32) -> Option<&Snapshot> {
+        self.snapshots()
+            .find(|snapshot| snapshot.covers(generation))
+    }
+
+    /// Finds a rule, or a chain if `rule` is `None`, by its handles: as it was in this generation, or else as it was last.
+    ///
+    /// A table's handle is never used again in its namespace, and another rule's or chain's never again in its table. Only `replace rule`
+    /// gives a rule the handle of another; [`Found::certain`] says whether that leaves a doubt.
+    pub fn find(
+        &self,
+        generation: Option<u32>,
+        table: u64,
+        chain: u64,
+        rule: Option<u64>,
+    ) -> Option<Found> {
+        let candidates = || {
+            self.snapshots().filter_map(move |snapshot| {
+                Some((snapshot, snapshot.position(table, chain, rule)?))
+            })
+        };
+        let unchanged = |snapshot: &Snapshot, t: usize, generation| {
+            let (Some(handle), Some(table)) = (rule, snapshot.ruleset.tables.get(t)) else {
+                return true;
+            };
+            let key = RuleKey {
+                family: table.family,
+                table: table.name.clone(),
+                handle,
+            };
+            self.unchanged(&key, snapshot, generation)
+        };
+        let (snapshot, (t, c, r)) = match generation {
+            None => candidates().next()?,
+            Some(generation) => {
+                let nearest = candidates()
+                    .find(|(snapshot, _)| !before(generation, snapshot.first()))
+                    // None so old has it: the oldest that does.
+                    .or_else(|| candidates().last())?;
+                let right = |(snapshot, (t, ..)): &(&Snapshot, (usize, usize, Option<usize>))| {
+                    unchanged(snapshot, *t, generation)
+                };
+                if right(&nearest) {
+                    nearest
+                } else {
+                    candidates().find(right).unwrap_or(nearest)
+                }
+            }
+        };
+        let in_newest = self.newest.position(table, chain, rule).is_some();
+        Some(Found {
+            ruleset: Arc::clone(&snapshot.ruleset),
+            table: t,
+            chain: c,
+            rule: r,
+            newest: in_newest && unchanged(snapshot, t, self.newest.last),
+            // Without a generation the drop can be as old as the oldest reading.
+            certain: match generation {
+                Some(generation) => unchanged(snapshot, t, generation),
+                None => unchanged(snapshot, t, self.oldest().first()),
+            },
+        })
+    }
+
+    /// Whether the rule is known to have been in `generation` what it is in `snapshot`, if it was there.
+    fn unchanged(&self, key: &RuleKey, snapshot: &Snapshot, generation: u32) -> bool {
+        if snapshot.covers(generation) {
+            return true;
+        }
+        let (after, until) = if before(generation, snapshot.first()) {
+            (generation, snapshot.first())
+        } else {
+            (snapshot.last, generation)
+        };
+        let replaced = self
+            .replaced
+            .iter()
+            .any(|(at, replaced)| before(after, *at) && !before(until, *at) && replaced == key);
+        let unknown = self
+            .gaps
+            .iter()
+            .any(|&(from, to)| before(from, generation) && before(generation, to));
+        !replaced && !unknown
+    }
+}
+
+/// The rules that have one handle in both readings and are not the same.
+fn differences(old: &Snapshot, new: &Snapshot) -> Vec<RuleKey> {
+    let mut keys = Vec::new();
+    for (handles, position) in &new.index {
+        let Some(old_position) = old.index.get(handles) else {
+            continue;
+        };
+        let (Some(a), Some(b)) = (old.rule(old_position), new.rule(position)) else {
+            continue;
+        };
+        let Some(table) = new.ruleset.tables.get(position.0) else {
+            continue;
+        };
+        if !a.is_same(b) {
+            let (family, table, handle) = (table.family, table.name.clone(), b.handle);
+            keys.push(RuleKey {
+                family,
+                table,
+                handle,
+            });
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        netlink::attr::Writer,
+        ruleset::{
+            expr::Expr,
+            model::{Chain, Table},
+        },
+    };
+
+    /// Table 5 with chain 1 with rule 2, which is of this kind.
+    fn ruleset(generation: u32, kind: u32) -> Ruleset {
+        let exprs = vec![Expr::Reject { kind, code: None }];
+        let rule = Rule {
+            handle: 2,
+            number: 1,
+            exprs,
+            ..Rule::default()
+        };
+        let chain = Chain {
+            name: "in".into(),
+            handle: 1,
+            base: None,
+            flags: 0,
+            comment: None,
+            userdata: Vec::new(),
+            rules: vec![rule],
+        };
+        let table = Table {
+            family: Family::Inet,
+            name: "t".into(),
+            handle: 5,
+            flags: 0,
+            owner: None,
+            comment: None,
+            userdata: Vec::new(),
+            chains: vec![chain],
+            sets: Vec::new(),
+            objects: Vec::new(),
+            flowtables: Vec::new(),
+        };
+        Ruleset {
+            generation,
+            tables: vec![table],
+            problems: Vec::new(),
+        }
+    }
+
+    fn kind_of(found: &Found) -> u32 {
+        let rule =
+            &found.ruleset.tables[found.table].chains[found.chain].rules[found.rule.unwrap()];
+        let Expr::Reject { kind, .. } = rule.exprs[0] else {
+            panic!()
+        };
+        kind
+    }
+
+    /// Takes in messages of these kinds about rule 2, then the generation.
+    fn commit(history: &mut History, kinds: &[u16], generation: u32) {
+        let rule = Writer::new()
+            .raw(&[1, 0, 0, 0])
+            .str(1, "t")
+            .str(2, "in")
+            .be64(3, 2)
+            .finish();
+        let rule = rule.unwrap();
+        for &kind in kinds {
+            history.notify(kind, &rule);
+        }
+        let end = Writer::new()
+            .raw(&[0; 4])
+            .be32(1, generation)
+            .be32(2, 42)
+            .str(3, "nft")
+            .finish();
+        history.notify(kind::NEWGEN, &end.unwrap());
+    }
+
+    const REPLACE: [u16; 2] = [kind::DELRULE, kind::NEWRULE];
+
+    #[test]
+    fn elements_extend_and_rules_make_stale() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &[kind::NEWSETELEM, kind::DELSETELEM], 8);
+        let newest = history.newest();
+        assert!(!history.is_stale() && newest.last == 8 && newest.covers(8) && !newest.covers(9));
+        commit(&mut history, &[kind::NEWSETELEM, kind::NEWRULE], 9);
+        assert!(history.is_stale() && history.newest_generation() == 8);
+        commit(&mut history, &[kind::NEWSETELEM], 10);
+        assert_eq!(history.newest_generation(), 8);
+        let changes = history.take_changes();
+        assert!(!changes.lost);
+        let rules: Vec<bool> = changes.commits.iter().map(|commit| commit.rules).collect();
+        assert_eq!(rules, [false, true, false]);
+        assert_eq!(
+            (changes.commits[1].pid, changes.commits[1].process.as_str()),
+            (42, "nft")
+        );
+    }
+
+    #[test]
+    fn a_gap_counts_as_loss() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &[kind::NEWSETELEM], 9);
+        assert!(history.is_stale() && history.take_changes().lost);
+        history.reading(ruleset(9, 0));
+        commit(&mut history, &[kind::NEWSETELEM], 10);
+        assert!(!history.is_stale() && history.newest_generation() == 10);
+    }
+
+    #[test]
+    fn a_reading_before_the_announcement_is_repeated() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &[kind::NEWRULE], 6);
+        assert!(!history.is_stale());
+        commit(&mut history, &[kind::NEWRULE], 7);
+        assert!(history.is_stale());
+        history.reading(ruleset(7, 1));
+        assert!(!history.is_stale());
+        assert_eq!(history.snapshots().count(), 1);
+        assert_eq!(kind_of(&history.find(Some(7), 5, 1, Some(2)).unwrap()), 1);
+    }
+
+    #[test]
+    fn generations_wrap_and_skip_zero() {
+        assert!(before(u32::MAX, 1) && !before(1, u32::MAX) && !before(4, 4));
+        assert_eq!((next(u32::MAX), next(1)), (1, 2));
+        let mut history = History::new(ruleset(u32::MAX, 0));
+        commit(&mut history, &[kind::NEWSETELEM], 1);
+        let newest = history.newest();
+        assert!(!history.is_stale() && newest.covers(1) && newest.covers(u32::MAX));
+    }
+
+    #[test]
+    fn nonsense_counts_as_loss() {
+        let mut history = History::new(ruleset(7, 0));
+        history.notify(kind::NEWGEN, &[0; 3]);
+        assert!(history.is_stale() && history.take_changes().lost);
+    }
+
+    #[test]
+    fn a_replaced_rule_is_found_as_it_was() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &REPLACE, 8);
+        commit(&mut history, &[kind::NEWRULE], 9);
+        history.reading(ruleset(9, 1));
+        let find = |generation| {
+            let found = history.find(generation, 5, 1, Some(2)).unwrap();
+            (kind_of(&found), found.certain, found.newest)
+        };
+        assert_eq!(find(Some(7)), (0, true, false));
+        assert_eq!(find(Some(9)), (1, true, true));
+        // No reading is of generation 8, but nothing happened to the new one between then and the reading.
+        assert_eq!(find(Some(8)), (1, true, true));
+        assert_eq!(find(None), (1, false, true));
+    }
+
+    #[test]
+    fn a_rule_that_no_reading_has_is_uncertain() {
+        let mut history = History::new(ruleset(7, 0));
+        for generation in 8..=10 {
+            commit(&mut history, &REPLACE, generation);
+        }
+        history.reading(ruleset(10, 3));
+        let certain = |generation| {
+            history
+                .find(Some(generation), 5, 1, Some(2))
+                .unwrap()
+                .certain
+        };
+        assert_eq!([7, 8, 9, 10].map(certain), [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_rule_that_only_moved_is_certain() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &[kind::NEWRULE, kind::DELRULE], 8);
+        commit(&mut history, &[kind::NEWRULE], 9);
+        history.reading(ruleset(9, 0));
+        for generation in [Some(7), Some(8), Some(9), None] {
+            let found = history.find(generation, 5, 1, Some(2)).unwrap();
+            assert!(found.certain && found.newest, "{generation:?}");
+        }
+        assert!(history.find(None, 5, 1, Some(3)).is_none());
+        assert!(history.find(None, 5, 3, Some(2)).is_none());
+        assert!(history.find(None, 6, 1, Some(2)).is_none());
+        assert!(
+            history
+                .find(None, 5, 1, None)
+                .is_some_and(|found| found.rule.is_none())
+        );
+    }
+
+    #[test]
+    fn a_replacement_that_was_not_told_is_seen_by_comparing() {
+        let mut history = History::new(ruleset(7, 0));
+        history.lose();
+        history.reading(ruleset(12, 1));
+        let find = |generation| {
+            let found = history.find(generation, 5, 1, Some(2)).unwrap();
+            (kind_of(&found), found.certain)
+        };
+        assert_eq!(find(Some(7)), (0, true));
+        assert_eq!(find(Some(9)), (0, false));
+        assert_eq!(find(Some(12)), (1, true));
+        assert_eq!(find(None), (1, false));
+    }
+
+    #[test]
+    fn the_oldest_readings_go() {
+        let mut history = History::new(ruleset(1, 0));
+        for generation in 2..=40 {
+            commit(&mut history, &[kind::NEWRULE], generation);
+            history.reading(ruleset(generation, 0));
+        }
+        assert_eq!(history.snapshots().count(), KEPT);
+        assert_eq!(history.snapshots().last().unwrap().first(), 40 - 15);
+    }
+}

@@ -1,0 +1,575 @@
+//! From the kernel's register machine back to statements: loads and operations fill registers with trees, and each expression that
+//! has an effect or ends the rule's match takes its operands from there.
+
+use crate::ruleset::expr::{CmpOp, Data, Expr, PayloadBase, Verdict};
+use crate::ruleset::model::{Rule, Set};
+
+use super::Printer;
+use super::context::Context;
+use super::exthdr::{self, Exthdr};
+use super::node::{BitOp, Node, Payload};
+use super::proto::{self, Layer};
+use super::relation::Right;
+use super::types::{self, Kind, Order, Type};
+
+/// Registers in units of four bytes.
+const SLOTS: usize = 20;
+
+/// A statement of the rule.
+#[derive(Debug)]
+pub(super) struct Statement<'a> {
+    pub(super) text: String,
+    /// Left out, because a later one implies it.
+    pub(super) removed: bool,
+    /// One end of what may be a range.
+    pub(super) bound: Option<(Node<'a>, CmpOp, Vec<u8>)>,
+}
+
+/// See the module.
+pub(super) struct Lifter<'a> {
+    pub(super) printer: &'a Printer<'a>,
+    pub(super) context: Context,
+    pub(super) statements: Vec<Statement<'a>>,
+    registers: [Option<Node<'a>>; SLOTS],
+}
+
+/// The text of a rule's statements.
+pub(super) fn statements(printer: &Printer<'_>, rule: &Rule) -> Vec<String> {
+    let mut lifter = Lifter::new(printer);
+    for expr in &rule.exprs {
+        lifter.step(expr);
+    }
+    let kept = lifter
+        .statements
+        .into_iter()
+        .filter(|statement| !statement.removed);
+    kept.map(|statement| statement.text).collect()
+}
+
+/// The text of an expression that stands alone: of a set, an element, an object.
+pub(super) fn single(printer: &Printer<'_>, expr: &Expr) -> String {
+    let mut lifter = Lifter::new(printer);
+    lifter.step(expr);
+    let texts: Vec<String> = lifter
+        .statements
+        .into_iter()
+        .map(|statement| statement.text)
+        .collect();
+    texts.join(" ")
+}
+
+fn slot(register: u32) -> Option<usize> {
+    match register {
+        1..=4 => Some((register as usize - 1) * 4),
+        8..=23 => Some(register as usize - 8),
+        _ => None,
+    }
+}
+
+/// An expression that cannot be written in nft's syntax.
+pub(super) fn raw(expr: &Expr) -> String {
+    match expr {
+        Expr::Unknown { name, data } => format!("[ unknown \"{name}\" {} ]", types::hex(data)),
+        expr => format!("[ {} {expr:?} ]", expr.name()),
+    }
+}
+
+impl<'a> Lifter<'a> {
+    fn new(printer: &'a Printer<'a>) -> Self {
+        Self {
+            printer,
+            context: Context::new(printer.table.family),
+            statements: Vec::new(),
+            registers: [const { None }; SLOTS],
+        }
+    }
+
+    /// Adds a statement that only matches.
+    pub(super) fn push_match(&mut self, text: String) -> usize {
+        self.statements.push(Statement {
+            text,
+            removed: false,
+            bound: None,
+        });
+        self.statements.len() - 1
+    }
+
+    /// Adds a statement with an effect.
+    pub(super) fn push(&mut self, text: String) {
+        self.push_match(text);
+        self.context.reset_dependencies();
+    }
+
+    /// Leaves a statement out again.
+    pub(super) fn remove(&mut self, statement: Option<usize>) {
+        if let Some(statement) = statement.and_then(|index| self.statements.get_mut(index)) {
+            statement.removed = true;
+        }
+    }
+
+    fn load(&mut self, register: u32, node: Node<'a>) {
+        let Some(first) = slot(register) else {
+            return;
+        };
+        let space = node.kind().bits.div_ceil(32).max(1) as usize;
+        for taken in self.registers.iter_mut().skip(first).take(space) {
+            *taken = None;
+        }
+        if let Some(free) = self.registers.get_mut(first) {
+            *free = Some(node);
+        }
+    }
+
+    fn load_text(&mut self, register: u32, text: String, ty: Type, order: Order, bits: u32) {
+        self.load(register, Node::Load(text, Kind::new(ty, order, bits)));
+    }
+
+    /// The tree in a register. A register that nothing is known about is shown as such.
+    pub(super) fn get(&self, register: u32) -> Node<'a> {
+        let known = slot(register).and_then(|slot| self.registers.get(slot)?.clone());
+        known.unwrap_or_else(|| {
+            let kind = Kind::new(Type::Hex, Order::Big, 0);
+            Node::Load(format!("[ register {register} ]"), kind)
+        })
+    }
+
+    /// The trees from a register on that make up `bits`; more than one is a concatenation.
+    pub(super) fn get_wide(&self, register: u32, bits: u32) -> Node<'a> {
+        let first = self.get(register);
+        let own = first.kind().bits;
+        if own == 0 || own >= bits {
+            return first;
+        }
+        let mut parts = Vec::new();
+        let mut taken = 0;
+        let start = slot(register).unwrap_or(SLOTS);
+        while taken * 32 < bits {
+            let part = self.get(8 + (start as u32 + taken));
+            taken += part.kind().bits.div_ceil(32).max(1);
+            parts.push(part);
+        }
+        Node::Concat(parts)
+    }
+
+    /// The set of this name, or an empty one that shows the name.
+    pub(super) fn set(&self, name: &str) -> Option<&'a Set> {
+        self.printer.table.set(name)
+    }
+
+    fn step(&mut self, expr: &Expr) {
+        match expr {
+            Expr::Immediate {
+                dreg: 0,
+                data: Data::Verdict(verdict),
+            } => {
+                let text = self.verdict(verdict);
+                self.push(text);
+            }
+            Expr::Immediate {
+                dreg,
+                data: Data::Value(bytes),
+            } => self.load(*dreg, Node::Value(bytes.clone())),
+            Expr::Cmp { sreg, op, data } => self.compare(*sreg, *op, data),
+            Expr::Range {
+                sreg,
+                invert,
+                from,
+                to,
+            } => {
+                let op = if *invert { CmpOp::Neq } else { CmpOp::Eq };
+                let left = self.get(*sreg);
+                self.relation(left, op, Right::Range(from.clone(), to.clone()));
+            }
+            Expr::Lookup {
+                set,
+                sreg,
+                dreg,
+                flags,
+            } => self.lookup(set, *sreg, *dreg, *flags),
+            Expr::Bitwise { .. } => self.bitwise(expr),
+            Expr::Byteorder { sreg, dreg, .. } => {
+                let node = Node::Swap(Box::new(self.get(*sreg)));
+                self.load(*dreg, node);
+            }
+            Expr::Payload {
+                dreg,
+                base,
+                offset,
+                len,
+            } => {
+                let node = Node::Payload(payload(*base, *offset, *len));
+                self.load(*dreg, node);
+            }
+            Expr::Exthdr {
+                dreg,
+                kind,
+                offset,
+                len,
+                flags,
+                op,
+            } => {
+                let node = Node::Exthdr(option(*kind, *offset, *len, *flags, *op));
+                self.load(*dreg, node);
+            }
+            Expr::Meta { dreg, key } => self.load(*dreg, Node::Meta(*key)),
+            Expr::Ct {
+                dreg,
+                key,
+                direction,
+            } => {
+                let (key, direction) = (*key, *direction);
+                self.load(
+                    *dreg,
+                    Node::Ct {
+                        key,
+                        direction,
+                        family: None,
+                    },
+                );
+            }
+            _ => self.step_load(expr),
+        }
+    }
+
+    /// The loads that stand for themselves.
+    fn step_load(&mut self, expr: &Expr) {
+        use Order::{Big, Host};
+        match expr {
+            Expr::Fib {
+                dreg,
+                result,
+                flags,
+            } => {
+                let (text, ty, bits) = fib(*result, *flags);
+                self.load_text(*dreg, text, ty, Host, bits);
+            }
+            Expr::Rt { dreg, key } => {
+                let (text, ty, order, bits) = match key {
+                    0 => ("rt classid", Type::Realm, Host, 32),
+                    1 => ("rt ip nexthop", Type::Ip, Big, 32),
+                    2 => ("rt ip6 nexthop", Type::Ip6, Big, 128),
+                    3 => ("rt mtu", Type::Integer, Host, 16),
+                    4 => ("rt ipsec", Type::Boolean, Host, 8),
+                    _ => return self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
+                };
+                self.load_text(*dreg, text.to_owned(), ty, order, bits);
+            }
+            Expr::Socket { dreg, key, level } => {
+                let level = level.unwrap_or_default();
+                let (text, ty, bits) = match key {
+                    0 => ("socket transparent".to_owned(), Type::Integer, 8),
+                    1 => ("socket mark".to_owned(), Type::Mark, 32),
+                    2 => ("socket wildcard".to_owned(), Type::Integer, 8),
+                    3 => (format!("socket cgroupv2 level {level}"), Type::Cgroupv2, 64),
+                    _ => (raw(expr), Type::Hex, 32),
+                };
+                self.load_text(*dreg, text, ty, Host, bits);
+            }
+            Expr::Osf { dreg, ttl, flags } => {
+                let ttl = match ttl {
+                    1 => "ttl loose ",
+                    2 => "ttl skip ",
+                    _ => "",
+                };
+                let what = if flags & 1 == 1 { "version" } else { "name" };
+                self.load_text(*dreg, format!("osf {ttl}{what}"), Type::Str, Host, 128);
+            }
+            Expr::Xfrm {
+                dreg,
+                key,
+                direction,
+                spnum,
+            } => {
+                let direction = if *direction == 0 { "in" } else { "out" };
+                let spnum = if *spnum == 0 {
+                    String::new()
+                } else {
+                    format!(" spnum {spnum}")
+                };
+                let (key, ty, order, bits) = match key {
+                    1 => ("ip daddr", Type::Ip, Big, 32),
+                    2 => ("ip6 daddr", Type::Ip6, Big, 128),
+                    3 => ("ip saddr", Type::Ip, Big, 32),
+                    4 => ("ip6 saddr", Type::Ip6, Big, 128),
+                    5 => ("reqid", Type::Integer, Host, 32),
+                    6 => ("spi", Type::Integer, Big, 32),
+                    _ => return self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
+                };
+                self.load_text(
+                    *dreg,
+                    format!("ipsec {direction}{spnum} {key}"),
+                    ty,
+                    order,
+                    bits,
+                );
+            }
+            Expr::Numgen {
+                dreg,
+                modulus,
+                kind,
+                offset,
+            } => {
+                let kind = if *kind == 0 { "inc" } else { "random" };
+                let offset = if *offset == 0 {
+                    String::new()
+                } else {
+                    format!(" offset {offset}")
+                };
+                let text = format!("numgen {kind} mod {modulus}{offset}");
+                self.load_text(*dreg, text, Type::Integer, Host, 32);
+            }
+            Expr::Hash {
+                sreg,
+                dreg,
+                len,
+                modulus,
+                seed,
+                offset,
+                kind,
+            } => {
+                let seed = seed
+                    .map(|seed| format!(" seed 0x{seed:x}"))
+                    .unwrap_or_default();
+                let offset = if *offset == 0 {
+                    String::new()
+                } else {
+                    format!(" offset {offset}")
+                };
+                let rest = format!(" mod {modulus}{seed}{offset}");
+                match sreg {
+                    Some(sreg) if *kind == 0 => {
+                        let input = self.get_wide(*sreg, 8 * len);
+                        self.load(*dreg, Node::Hash(Box::new(input), rest));
+                    }
+                    _ => self.load_text(*dreg, format!("symhash{rest}"), Type::Integer, Host, 32),
+                }
+            }
+            Expr::Tunnel { dreg, key, mode } => {
+                let mode = match mode {
+                    1 => " rx",
+                    2 => " tx",
+                    _ => "",
+                };
+                let (key, ty, bits) = if *key == 0 {
+                    ("path", Type::Boolean, 8)
+                } else {
+                    ("id", Type::Integer, 32)
+                };
+                self.load_text(*dreg, format!("tunnel{mode} {key}"), ty, Host, bits);
+            }
+            Expr::Inner {
+                kind, expr: inner, ..
+            } => self.inner(expr, *kind, inner),
+            _ => self.effect(expr),
+        }
+    }
+
+    /// A load from the packet inside a tunnel.
+    fn inner(&mut self, whole: &Expr, kind: u32, inner: &Expr) {
+        let tunnel = match kind {
+            1 => "vxlan",
+            2 => "geneve",
+            _ => "inner",
+        };
+        let (dreg, node) = match inner {
+            Expr::Payload {
+                dreg,
+                base,
+                offset,
+                len,
+            } => (*dreg, Node::Payload(payload(*base, *offset, *len))),
+            Expr::Meta { dreg, key } => (*dreg, Node::Meta(*key)),
+            _ => return self.push(raw(whole)),
+        };
+        let kind = node.kind();
+        let text = format!("{tunnel} {}", node.text(self.printer, kind));
+        self.load_text(dreg, text, kind.ty, kind.order, kind.bits);
+    }
+
+    /// The kernel's `(register & mask) ^ xor`, as and, or, xor of the register.
+    fn bitwise(&mut self, expr: &Expr) {
+        let Expr::Bitwise {
+            sreg,
+            sreg2,
+            dreg,
+            op,
+            mask,
+            xor,
+            data,
+            ..
+        } = expr
+        else {
+            return;
+        };
+        let left = Box::new(self.get(*sreg));
+        let right = || match sreg2 {
+            Some(sreg2) => self.get(*sreg2),
+            None => Node::Value(data.clone()),
+        };
+        let node = match op {
+            0 => mask_xor(left, mask, xor),
+            1 => Node::Op(BitOp::Left, left, Box::new(Node::Value(data.clone()))),
+            2 => Node::Op(BitOp::Right, left, Box::new(Node::Value(data.clone()))),
+            3 => Node::Op(BitOp::And, left, Box::new(right())),
+            4 => Node::Op(BitOp::Or, left, Box::new(right())),
+            5 => Node::Op(BitOp::Xor, left, Box::new(right())),
+            _ => Node::Load(raw(expr), Kind::new(Type::Hex, Order::Big, 0)),
+        };
+        self.load(*dreg, node);
+    }
+
+    fn lookup(&mut self, name: &str, sreg: u32, dreg: Option<u32>, flags: u32) {
+        let op = if flags & 1 == 1 {
+            CmpOp::Neq
+        } else {
+            CmpOp::Eq
+        };
+        let Some(set) = self.set(name) else {
+            let left = self.get(sreg);
+            let key = left.text(self.printer, left.kind());
+            let word = if dreg.is_some() { "map" } else { "" };
+            self.push(format!("{key} {word} @{name}"));
+            return;
+        };
+        let key = self.get_wide(sreg, 8 * set.key_len);
+        let map = |key| Node::Map {
+            key: Box::new(key),
+            set,
+            slice: None,
+        };
+        match dreg {
+            None => self.relation(key, op, Right::Set(set)),
+            Some(0) => {
+                let node = self.complete(map(key));
+                let text = node.text(self.printer, node.kind());
+                self.push_match(text);
+            }
+            Some(dreg) => self.load(dreg, map(key)),
+        }
+    }
+
+    fn verdict(&self, verdict: &Verdict) -> String {
+        match (verdict.code, &verdict.chain) {
+            (Verdict::JUMP | Verdict::GOTO, Some(chain)) => {
+                let word = if verdict.code == Verdict::JUMP {
+                    "jump"
+                } else {
+                    "goto"
+                };
+                match self.printer.bound_chain(chain) {
+                    Some(body) => format!("{word} {body}"),
+                    None => format!("{word} {chain}"),
+                }
+            }
+            _ => verdict_text(verdict),
+        }
+    }
+}
+
+/// A verdict in one line.
+pub(super) fn verdict_text(verdict: &Verdict) -> String {
+    let chain = verdict.chain.as_deref().unwrap_or_default();
+    match verdict.code {
+        Verdict::DROP => "drop".to_owned(),
+        Verdict::ACCEPT => "accept".to_owned(),
+        Verdict::STOLEN => "stolen".to_owned(),
+        Verdict::CONTINUE => "continue".to_owned(),
+        Verdict::BREAK => "break".to_owned(),
+        Verdict::RETURN => "return".to_owned(),
+        Verdict::JUMP => format!("jump {chain}"),
+        Verdict::GOTO => format!("goto {chain}"),
+        code if code >= 0 && code & 0xff == Verdict::QUEUE => "queue".to_owned(),
+        code => format!("unknown verdict value {code}"),
+    }
+}
+
+pub(super) fn payload(base: PayloadBase, offset: u32, len: u32) -> Payload {
+    let layer = match base {
+        PayloadBase::Link => Layer::Link,
+        PayloadBase::Network => Layer::Network,
+        PayloadBase::Transport => Layer::Transport,
+        PayloadBase::Inner => Layer::Inner,
+        PayloadBase::Tunnel => Layer::Tunnel,
+    };
+    Payload::raw(layer, offset.saturating_mul(8), len.saturating_mul(8))
+}
+
+pub(super) fn option(kind: u8, offset: u32, len: u32, flags: u32, op: u32) -> Exthdr {
+    Exthdr {
+        op,
+        kind,
+        offset: offset.saturating_mul(8),
+        len: len.saturating_mul(8),
+        present: flags & 1 == 1,
+    }
+}
+
+/// The protocol that an option belongs to.
+pub(super) fn option_proto(op: u32) -> Option<&'static proto::Proto> {
+    match op {
+        exthdr::op::TCP => Some(&proto::TCP),
+        exthdr::op::IPV6 => Some(&proto::IP6),
+        exthdr::op::IPV4 => Some(&proto::IP),
+        _ => None,
+    }
+}
+
+pub(super) fn fib(result: u32, flags: u32) -> (String, Type, u32) {
+    const PRESENT: u32 = 32;
+    let names = [
+        (1, "saddr"),
+        (2, "daddr"),
+        (4, "mark"),
+        (8, "iif"),
+        (16, "oif"),
+    ];
+    let tuple: Vec<&str> = names
+        .iter()
+        .filter(|name| flags & name.0 != 0)
+        .map(|name| name.1)
+        .collect();
+    let (result, ty, bits) = match result {
+        1 => ("oif", Type::Ifindex, 32),
+        2 => ("oifname", Type::Ifname, 128),
+        3 => ("type", Type::FibAddr, 32),
+        _ => ("unknown", Type::Hex, 32),
+    };
+    let ty = if flags & PRESENT == 0 {
+        ty
+    } else {
+        Type::Boolean
+    };
+    (format!("fib {} {result}", tuple.join(" . ")), ty, bits)
+}
+
+/// `(left & mask) ^ xor`: bits that are cleared and then set are an or.
+fn mask_xor<'a>(left: Box<Node<'a>>, mask: &[u8], xor: &[u8]) -> Node<'a> {
+    let xor_at = |i: usize| xor.get(i).copied().unwrap_or_default();
+    let set: Vec<u8> = mask
+        .iter()
+        .enumerate()
+        .map(|(i, mask)| !mask & xor_at(i))
+        .collect();
+    let flip: Vec<u8> = mask
+        .iter()
+        .enumerate()
+        .map(|(i, mask)| mask & xor_at(i))
+        .collect();
+    let keep: Vec<u8> = mask
+        .iter()
+        .zip(&set)
+        .map(|(mask, set)| mask | set)
+        .collect();
+    let mut node = *left;
+    let steps = [
+        (BitOp::And, keep.iter().any(|byte| *byte != 0xff), keep),
+        (BitOp::Xor, flip.iter().any(|byte| *byte != 0), flip),
+        (BitOp::Or, set.iter().any(|byte| *byte != 0), set),
+    ];
+    for (op, needed, value) in steps {
+        if needed {
+            node = Node::Op(op, Box::new(node), Box::new(Node::Value(value)));
+        }
+    }
+    node
+}

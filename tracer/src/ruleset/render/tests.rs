@@ -1,0 +1,1 @@
+//! Rules built by hand; the corpus is in tests/tests/render.rs.
