@@ -542,10 +542,12 @@ fn two_hundred_commits_are_followed() {
             .unwrap();
         let mut commits = Vec::new();
         runtime.block_on(async {
+            let watch = snapshots.watch().unwrap();
             while commits.len() < 200 {
                 let timeout = std::time::Duration::from_secs(30);
-                let changes = tokio::time::timeout(timeout, snapshots.changed()).await;
-                let changes = changes.expect("no change in time").unwrap();
+                let ready = tokio::time::timeout(timeout, watch.readable()).await;
+                ready.expect("no change in time").unwrap().clear_ready();
+                let changes = snapshots.drain().unwrap();
                 assert!(!changes.lost);
                 commits.extend(changes.commits);
             }
@@ -605,10 +607,7 @@ fn a_replaced_rule_is_still_found() {
         let first = snapshots.newest_generation();
         let table = snapshots.newest().ruleset.tables[0].clone();
         let (chain, rule) = (table.chains[0].handle, table.chains[0].rules[0].handle);
-        let found = snapshots
-            .resolve(Some(first), table.handle, chain, Some(rule))
-            .unwrap()
-            .unwrap();
+        let found = snapshots.resolve(Some(first), table.handle, chain, Some(rule)).unwrap().unwrap();
         assert!(found.newest && found.certain && found.rule == Some(0));
 
         // The handle stays the same: only the generation tells the two apart.
@@ -616,9 +615,7 @@ fn a_replaced_rule_is_still_found() {
             "replace rule inet t in handle {rule} tcp dport 81 drop"
         ));
         let mut resolve = |generation| {
-            let found = snapshots
-                .resolve(generation, table.handle, chain, Some(rule))
-                .unwrap();
+            let found = snapshots.resolve(generation, table.handle, chain, Some(rule)).unwrap();
             let found = found.unwrap();
             let exprs = found.ruleset.tables[found.table].chains[0].rules[0]
                 .exprs
@@ -633,10 +630,7 @@ fn a_replaced_rule_is_still_found() {
         assert!(changes.reread && !changes.lost && changes.commits.len() == 1);
 
         nft("flush chain inet t in");
-        let found = snapshots
-            .resolve(None, table.handle, chain, Some(rule))
-            .unwrap()
-            .unwrap();
+        let found = snapshots.resolve(None, table.handle, chain, Some(rule)).unwrap().unwrap();
         assert!(!found.newest);
         // A new table of the same name starts its handles anew; its own handle tells it apart.
         nft("delete table inet t");
@@ -645,14 +639,14 @@ fn a_replaced_rule_is_still_found() {
         let again = snapshots.newest().ruleset.tables[0].clone();
         assert_eq!(again.chains[0].rules[0].handle, rule);
         assert_ne!(again.handle, table.handle);
-        let mut find = |table: u64, rule| {
+        let mut newest = |table: u64, rule| {
             let found = snapshots.resolve(None, table, chain, rule).unwrap();
             found.map(|found| found.newest)
         };
-        assert_eq!(find(table.handle, Some(rule)), Some(false));
-        assert_eq!(find(again.handle, Some(rule)), Some(true));
-        assert_eq!(find(again.handle, None), Some(true));
-        assert_eq!(find(again.handle + 1, Some(rule)), None);
+        assert_eq!(newest(table.handle, Some(rule)), Some(false));
+        assert_eq!(newest(again.handle, Some(rule)), Some(true));
+        assert_eq!(newest(again.handle, None), Some(true));
+        assert_eq!(newest(again.handle + 1, Some(rule)), None);
     });
 }
 
@@ -666,17 +660,16 @@ fn a_generation_that_was_not_announced_yet_is_read() {
         nft("add rule inet t in tcp dport 81 drop");
         let added = read_ruleset(&mut socket()).unwrap();
         let handle = added.tables[0].chains[0].rules[1].handle;
-        let found = snapshots
-            .resolve(Some(added.generation), table, 1, Some(handle))
-            .unwrap();
+        let found = find(
+            &mut snapshots,
+            Some(added.generation),
+            table,
+            1,
+            Some(handle),
+        );
         assert!(found.is_some_and(|found| found.newest && found.certain && found.rule == Some(1)));
         let readings = snapshots.readings();
-        assert!(
-            snapshots
-                .resolve(None, table, 1, Some(999))
-                .unwrap()
-                .is_none()
-        );
+        assert!(snapshots.resolve(None, table, 1, Some(999)).is_none()).unwrap();
         assert_eq!(snapshots.readings(), readings);
     });
 }
