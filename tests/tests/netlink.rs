@@ -607,7 +607,10 @@ fn a_replaced_rule_is_still_found() {
         let first = snapshots.newest_generation();
         let table = snapshots.newest().ruleset.tables[0].clone();
         let (chain, rule) = (table.chains[0].handle, table.chains[0].rules[0].handle);
-        let found = snapshots.resolve(Some(first), table.handle, chain, Some(rule)).unwrap().unwrap();
+        let found = snapshots
+            .resolve(Some(first), table.handle, chain, Some(rule))
+            .unwrap()
+            .unwrap();
         assert!(found.newest && found.certain && found.rule == Some(0));
 
         // The handle stays the same: only the generation tells the two apart.
@@ -615,7 +618,9 @@ fn a_replaced_rule_is_still_found() {
             "replace rule inet t in handle {rule} tcp dport 81 drop"
         ));
         let mut resolve = |generation| {
-            let found = snapshots.resolve(generation, table.handle, chain, Some(rule)).unwrap();
+            let found = snapshots
+                .resolve(generation, table.handle, chain, Some(rule))
+                .unwrap();
             let found = found.unwrap();
             let exprs = found.ruleset.tables[found.table].chains[0].rules[0]
                 .exprs
@@ -630,7 +635,10 @@ fn a_replaced_rule_is_still_found() {
         assert!(changes.reread && !changes.lost && changes.commits.len() == 1);
 
         nft("flush chain inet t in");
-        let found = snapshots.resolve(None, table.handle, chain, Some(rule)).unwrap().unwrap();
+        let found = snapshots
+            .resolve(None, table.handle, chain, Some(rule))
+            .unwrap()
+            .unwrap();
         assert!(!found.newest);
         // A new table of the same name starts its handles anew; its own handle tells it apart.
         nft("delete table inet t");
@@ -660,16 +668,17 @@ fn a_generation_that_was_not_announced_yet_is_read() {
         nft("add rule inet t in tcp dport 81 drop");
         let added = read_ruleset(&mut socket()).unwrap();
         let handle = added.tables[0].chains[0].rules[1].handle;
-        let found = find(
-            &mut snapshots,
-            Some(added.generation),
-            table,
-            1,
-            Some(handle),
-        );
+        let found = snapshots
+            .resolve(Some(added.generation), table, 1, Some(handle))
+            .unwrap();
         assert!(found.is_some_and(|found| found.newest && found.certain && found.rule == Some(1)));
         let readings = snapshots.readings();
-        assert!(snapshots.resolve(None, table, 1, Some(999)).is_none()).unwrap();
+        assert!(
+            snapshots
+                .resolve(None, table, 1, Some(999))
+                .unwrap()
+                .is_none()
+        );
         assert_eq!(snapshots.readings(), readings);
     });
 }
