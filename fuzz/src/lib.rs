@@ -1,6 +1,11 @@
 //! What each fuzz target does with its input. None may panic, whatever the bytes.
 //!
-//! The functions stand apart from libFuzzer so that a plain test can replay the seeds.
+//! The functions stand apart from libFuzzer so that a plain test can replay the seeds:
+//!
+//! ```text
+//! cargo +nightly fuzz run btf fuzz/corpus/btf fuzz/seeds/btf     new inputs go into corpus/
+//! cargo test --manifest-path fuzz/Cargo.toml --no-default-features
+//! ```
 
 use std::{hint::black_box, sync::Arc};
 
@@ -9,17 +14,22 @@ use fwtrace::{
     kernel::{btf::Btf, symbols::Symbols},
     netlink::{
         attr::{Attr, Attrs},
+        nftables::{self, kind},
         socket::{Messages, acknowledgement},
     },
     packet::Capture,
 };
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its seeds' directory.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("btf", btf),
     ("kallsyms", kallsyms),
     ("packet", packet),
     ("netlink", netlink),
+    ("nftables", nf_tables),
     ("record", record),
 ];
 
@@ -46,7 +56,10 @@ fn ask(btf: &Btf) {
         "net.ns.inum",
     ] {
         if let Ok(field) = btf.field(path) {
-            assert_eq!(field.byte_offset().is_some(), field.size().is_some() && field.bit_offset % 8 == 0);
+            assert_eq!(
+                field.byte_offset().is_some(),
+                field.size().is_some() && field.bit_offset % 8 == 0
+            );
         }
     }
     let _ = black_box(btf.size_of("sk_buff"));
@@ -113,6 +126,40 @@ fn values(attr: &Attr<'_>) {
     let _ = black_box((attr.u16(), attr.u32(), attr.u64()));
     if let Ok(text) = attr.str() {
         assert!(text.len() <= attr.payload.len());
+    }
+}
+
+/// The decoders of nf_tables messages: each message of the input with the decoder of its type, and
+/// the input as it is, as the payload of each.
+pub fn nf_tables(data: &[u8]) {
+    for message in Messages::new(data) {
+        let Ok(message) = message else { break };
+        match message.kind {
+            kind::NEWRULE => rule(message.payload),
+            kind::NEWTABLE => drop(black_box(nftables::decode_table(message.payload))),
+            kind::NEWCHAIN => drop(black_box(nftables::decode_chain(message.payload))),
+            kind::NEWSET => drop(black_box(nftables::decode_set(message.payload))),
+            kind::NEWSETELEM => drop(black_box(nftables::decode_elements(message.payload))),
+            kind::NEWGEN => drop(black_box(nftables::decode_generation(message.payload))),
+            kind::NEWOBJ => drop(black_box(nftables::decode_object(message.payload))),
+            kind::NEWFLOWTABLE => drop(black_box(nftables::decode_flowtable(message.payload))),
+            _ => {}
+        }
+    }
+    drop(black_box(nftables::decode_table(data)));
+    drop(black_box(nftables::decode_chain(data)));
+    rule(data);
+    drop(black_box(nftables::decode_set(data)));
+    drop(black_box(nftables::decode_elements(data)));
+    drop(black_box(nftables::decode_generation(data)));
+    drop(black_box(nftables::decode_object(data)));
+    drop(black_box(nftables::decode_flowtable(data)));
+}
+
+fn rule(payload: &[u8]) {
+    if let Ok(located) = nftables::decode_rule(payload) {
+        let rule = &located.item.1;
+        black_box((rule.ending(), rule.decides(), rule.is_reject()));
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
+use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
 use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
     let json = match &plan {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(_) | Plan::Demo(_) => false,
+        Plan::Features(_) => false,
+        Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,7 +48,12 @@ fn run(plan: Plan) -> anyhow::Result<()> {
         Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
         Plan::Rules(plan) => Ok(listing::run(&plan)?),
-        other => anyhow::bail!("not in this build: {other:?}"),
+        Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
+            // Known to exit_code() by themselves.
+            demo::Error::Permission(err) => err.into(),
+            demo::Error::Run(err) => err.into(),
+            err => err.into(),
+        }),
     }
 }
 
@@ -85,6 +92,8 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
             if code == UNABLE && is_refused(err) && !message.contains("CAP_") {
                 message += PERMISSION;
             }
+            // The errors' own words hold those of their causes.
+            let message = err.to_string();
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
             // A run that began and broke off; what never began has printed no data.
             if json && code == FAILED {

@@ -9,8 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::{
-    EtherType, IpNumber, Ipv6ExtensionSlice, LaxIpv4Slice, LaxIpv6Slice, LaxLinkExtSlice,
-    LaxNetSlice, LaxSlicedPacket, ether_type,
+    EtherType, IpAuthHeaderSlice, IpNumber, Ipv6FragmentHeaderSlice, Ipv6RawExtHeaderSlice,
+    LaxIpv4Slice, LaxIpv6Slice, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, ether_type,
 };
 use fwtrace_abi::{FLAG_L2, FLAG_VLAN, Record};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -482,15 +482,7 @@ impl Packet {
         if header.payload_length() != 0 || self.len == Some(40) {
             self.len = Some(40 + u32::from(header.payload_length()));
         }
-        for ext in ip.extensions().clone() {
-            if let Ipv6ExtensionSlice::Fragment(fragment) = ext {
-                self.fragment = Some(Fragment {
-                    offset: fragment.fragment_offset().byte_offset(),
-                    more: fragment.more_fragments(),
-                    id: fragment.identification(),
-                });
-            }
-        }
+        self.fragment = ipv6_fragment(ip);
         self.proto = Some(Proto(ip.payload().ip_number.0));
         self.read_transport(ip.payload().payload);
     }
@@ -531,6 +523,40 @@ impl Packet {
             }
             None => self.truncated = true,
         }
+    }
+}
+
+/// The fragment header among an IPv6 packet's extension headers.
+///
+/// It walks them itself: where the capture ends within one, etherparse's own iterator (0.21) takes
+/// the rest of it from past the capture's end.
+fn ipv6_fragment(ip: &LaxIpv6Slice<'_>) -> Option<Fragment> {
+    let mut kind = ip.extensions().first_header()?;
+    let mut rest = ip.extensions().slice();
+    loop {
+        let (next, len) = match kind {
+            IpNumber::IPV6_FRAGMENTATION_HEADER => {
+                let header = Ipv6FragmentHeaderSlice::from_slice(rest).ok()?;
+                return Some(Fragment {
+                    offset: header.fragment_offset().byte_offset(),
+                    more: header.more_fragments(),
+                    id: header.identification(),
+                });
+            }
+            IpNumber::IPV6_HEADER_HOP_BY_HOP
+            | IpNumber::IPV6_ROUTE_HEADER
+            | IpNumber::IPV6_DESTINATION_OPTIONS => {
+                let header = Ipv6RawExtHeaderSlice::from_slice(rest).ok()?;
+                (header.next_header(), header.slice().len())
+            }
+            IpNumber::AUTHENTICATION_HEADER => {
+                let header = IpAuthHeaderSlice::from_slice(rest).ok()?;
+                (header.next_header(), header.slice().len())
+            }
+            _ => return None,
+        };
+        kind = next;
+        rest = rest.get(len..)?;
     }
 }
 

@@ -14,7 +14,12 @@ const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The release that [`Compiler`]'s range of LLVM versions belongs to.
 const BPF_LINKER: &str = "0.13.0";
 /// Programs that the end-to-end tests run, with the Debian package of each.
-const TEST_PROGRAMS: [(&str, &str); 2] = [("nft", "nftables"), ("ip", "iproute2")];
+const TEST_PROGRAMS: [(&str, &str); 4] = [
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("conntrack", "conntrack"),
+    ("setpriv", "util-linux"),
+];
 
 /// What for.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use super::plan::{Demo, Features, Filter, Live, Plan, Reasons, Rules, Watch};
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side};
+use crate::demo::{self, scenes::Scene};
 use crate::event::Hook;
 use crate::output::{Format, Options};
 use crate::packet::Proto;
@@ -48,6 +49,9 @@ enum Command {
         /// List the scenes
         #[arg(long)]
         list: bool,
+        /// One JSON object a line
+        #[arg(short, long, conflicts_with = "list")]
+        json: bool,
     },
 }
 
@@ -226,9 +230,24 @@ impl Args {
                 json: args.json,
             })),
             Some(Command::Features { json }) => Ok(Plan::Features(Features { json })),
-            Some(Command::Demo { name, list }) => Ok(Plan::Demo(Demo { name, list })),
+            Some(Command::Demo { name, list, json }) => Ok(Plan::Demo(Demo {
+                scenes: scenes(name.as_deref())?,
+                list,
+                json,
+            })),
         }
     }
+}
+
+/// The demo's scene of that name, or all of them.
+fn scenes(name: Option<&str>) -> Result<Vec<&'static Scene>, Error> {
+    demo::select(name).map_err(|names| {
+        let name = name.unwrap_or_default();
+        Error::usage(format!(
+            "no scene '{name}'; the scenes are {}",
+            names.join(", ")
+        ))
+    })
 }
 
 impl LiveArgs {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::values::{Ports, Prefix, Table};
+use crate::demo::scenes::Scene;
 use crate::event::{Candidate, DropEvent, Engine, Family, Hook};
 use crate::netns::{self, NetNs};
 use crate::output::Options;
@@ -67,10 +68,12 @@ pub struct Features {
 /// `fwtrace demo`.
 #[derive(Debug)]
 pub struct Demo {
-    /// The scene; `None`: all.
-    pub name: Option<String>,
+    /// Which scenes.
+    pub scenes: Vec<&'static Scene>,
     /// Only list them.
     pub list: bool,
+    /// As JSON lines.
+    pub json: bool,
 }
 
 /// Which namespaces are watched.

@@ -204,14 +204,22 @@ fn subcommands() {
     assert_eq!((rules.tables.len(), rules.chains.len()), (1, 1));
     let plan = parse(words("features --json")).unwrap();
     assert!(matches!(plan, Plan::Features(Features { json: true })));
-    let plan = parse(words("demo policy --list")).unwrap();
-    assert!(matches!(plan, Plan::Demo(Demo { name: Some(n), list: true }) if n == "policy"));
+    let Plan::Demo(demo) = parse(words("demo policy --json")).unwrap() else {
+        panic!("no demo")
+    };
+    assert!(demo.json && !demo.list);
+    assert_eq!((demo.scenes.len(), demo.scenes[0].name), (1, "policy"));
+    let Plan::Demo(demo) = parse(words("demo --list")).unwrap() else {
+        panic!("no demo")
+    };
+    assert!(demo.list && demo.scenes.len() > 1);
 }
 
 /// Each wrong command line is refused with words that name the value.
 #[test]
 fn wrong_usage() {
     for (line, named) in [
+        ("demo nosuch", "no scene 'nosuch'"),
         ("--port 65536", "65536"),
         ("--port http-alt-none", "http-alt-none"),
         ("--port 90-80", "80-90"),

@@ -1,22 +1,34 @@
 //! `fwtrace demo`: a broken firewall in namespaces of its own, with real traffic.
 //!
 //! A scene ([`scenes`]) plays in a network of three hosts ([`lab`]): the firewall gets its rules, the packets are sent ([`traffic`]) once
-//! fwtrace watches, and fwtrace's own pipeline attributes what is dropped.
+//! fwtrace watches, and the same pipeline as in a live run attributes what is dropped.
 
-use std::io;
+use std::{io, time::Duration};
 
 use crate::{
+    kernel::caps::CapsError,
     netlink::{nft_write::WriteError, rtnl::RtnlError},
     netns,
+    pipeline::RunError,
 };
 
 pub mod lab;
+mod play;
 pub mod scenes;
 pub mod traffic;
 
-/// Why a scene could not be played.
+pub use self::play::run;
+use self::scenes::{SCENES, Scene};
+
+/// How long a scene waits for its drops; they take some milliseconds.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why the demo could not be played to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// This process may not make namespaces or watch drops.
+    #[error(transparent)]
+    Permission(#[from] CapsError),
     /// The kernel gives no new network namespace.
     #[error("cannot make a network namespace: {0}")]
     NewNetns(#[source] io::Error),
@@ -32,11 +44,38 @@ pub enum Error {
     /// A packet could not be sent.
     #[error("{what}: {source}")]
     Traffic {
-        /// What was to be sent.
+        /// What was to be sent, and by whom.
         what: String,
-        /// By whom.
-        from: lab::Host,
         /// Why not.
         source: io::Error,
     },
+    /// The live run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// SIGINT and SIGTERM cannot be caught.
+    #[error("signals: {0}")]
+    Signals(#[source] io::Error),
+    /// stdout.
+    #[error("stdout: {0}")]
+    Output(#[source] io::Error),
+    /// The drops came, but not all of them were attributed as they should be.
+    #[error("scene {scene}: not found within {} s: {missing}", DEADLINE.as_secs())]
+    Missed {
+        /// The scene.
+        scene: &'static str,
+        /// What was not found.
+        missing: String,
+    },
+}
+
+/// The scene of this name, or all of them. Errors: the names that there are.
+pub fn select(name: Option<&str>) -> Result<Vec<&'static Scene>, Vec<&'static str>> {
+    let selected: Vec<&Scene> = SCENES
+        .iter()
+        .filter(|scene| name.is_none_or(|name| name == scene.name))
+        .collect();
+    match selected.is_empty() {
+        true => Err(SCENES.iter().map(|scene| scene.name).collect()),
+        false => Ok(selected),
+    }
 }

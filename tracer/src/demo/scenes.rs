@@ -81,6 +81,23 @@ impl Expected {
     }
 }
 
+impl Scene {
+    /// The expected drops that are not among `drops`, in words; `None`: they are all there.
+    pub fn missing(&self, drops: &[DropEvent]) -> Option<String> {
+        let mut unused: Vec<&DropEvent> = drops.iter().collect();
+        let mut missing = Vec::new();
+        for expected in self.expected {
+            match unused.iter().position(|drop| expected.is(drop)) {
+                Some(at) => {
+                    unused.swap_remove(at);
+                }
+                None => missing.push(expected.to_string()),
+            }
+        }
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+}
+
 impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verdict = match self.verdict {
@@ -305,3 +322,81 @@ pub const SCENES: &[Scene] = &[
         look_at: "REJECT, not DROP: the sender was told, so its error message is the firewall's word, not the service's",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    fn drop_event(verdict: &str, decision: &str) -> DropEvent {
+        let line = format!(
+            r#"{{"v":1,"type":"drop","time":"2026-11-22T14:03:41.512345678Z","verdict":"{verdict}",
+            "netns":{{"inode":4026532246,"name":null}},"engine":"nftables","family":"ip","hook":"input","reason":"NETFILTER_DROP",
+            "iif":"lan0","oif":null,
+            "packet":{{"family":"ipv4","proto":"tcp","src":"192.0.2.10","sport":36334,"dst":"192.0.2.1","dport":80,"len":60,"flags":"S"}},
+            {decision},"path":[],"evidence":{{"source":"kernel-stack","confidence":"exact","candidates":[]}},
+            "conntrack":null,"process":null,"count":1}}"#
+        );
+        match Event::from_json(&line).unwrap() {
+            Event::Drop(event) => *event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn by_rule(verdict: &str, chain: &str, number: u32) -> DropEvent {
+        let rule = r#"{"family":"inet","table":"filter","base_chain":null,"handle":3,"text":null"#;
+        drop_event(
+            verdict,
+            &format!(r#""rule":{rule},"chain":"{chain}","number":{number}}}"#),
+        )
+    }
+
+    fn by_policy(chain: &str) -> DropEvent {
+        let policy = r#"{"family":"inet","table":"filter","rules":3,"none_matched":true"#;
+        drop_event(
+            "drop",
+            &format!(r#""rule":null,"policy":{policy},"chain":"{chain}"}}"#),
+        )
+    }
+
+    fn scene(name: &str) -> &'static Scene {
+        SCENES.iter().find(|scene| scene.name == name).unwrap()
+    }
+
+    #[test]
+    fn the_right_drops_are_enough() {
+        assert_eq!(scene("policy").missing(&[by_policy("input")]), None);
+        let both = [by_rule("reject", "input", 2), by_rule("reject", "input", 1)];
+        assert_eq!(scene("reject").missing(&both), None);
+        let twice = [
+            by_rule("drop", "lan_to_wan", 2),
+            by_rule("drop", "lan_to_wan", 2),
+        ];
+        assert_eq!(scene("forward").missing(&twice), None);
+    }
+
+    #[test]
+    fn anything_else_is_missed() {
+        let missed = |name: &str, drops: &[DropEvent]| scene(name).missing(drops);
+        assert_eq!(
+            missed("policy", &[]).as_deref(),
+            Some("drop by the policy of input")
+        );
+        assert_eq!(
+            missed("policy", &[by_rule("drop", "input", 2)]).as_deref(),
+            Some("drop by the policy of input")
+        );
+        assert_eq!(
+            missed("drop-before-accept", &[by_policy("input")]).as_deref(),
+            Some("drop by input rule 2")
+        );
+        assert!(missed("drop-before-accept", &[by_rule("drop", "input", 3)]).is_some());
+        assert!(missed("drop-before-accept", &[by_rule("drop", "other", 2)]).is_some());
+        assert!(missed("forward", &[by_rule("drop", "lan_to_wan", 2)]).is_some());
+        let dropped = [by_rule("drop", "input", 1), by_rule("reject", "input", 2)];
+        assert_eq!(
+            missed("reject", &dropped).as_deref(),
+            Some("reject by input rule 1")
+        );
+    }
+}

@@ -69,14 +69,13 @@ pub struct Open(#[expect(dead_code, reason = "held for its Drop")] OwnedFd);
 impl Traffic {
     /// Sends it, once. Does not wait for an answer.
     pub fn send(&self, lab: &Lab) -> Result<Open, Error> {
-        let (from, sent) = match *self {
-            Self::Tcp { from, to } => (from, lab.netns(from).run(|| start_connection(to))?),
-            Self::Udp { from, to } => (from, lab.netns(from).run(|| send_datagram(to))?),
-            Self::Ping { from, to } => (from, lab.netns(from).run(|| send_echo_request(to))?),
+        let sent = match *self {
+            Self::Tcp { from, to } => lab.netns(from).run(|| start_connection(to))?,
+            Self::Udp { from, to } => lab.netns(from).run(|| send_datagram(to))?,
+            Self::Ping { from, to } => lab.netns(from).run(|| send_echo_request(to))?,
         };
         sent.map(Open).map_err(|source| Error::Traffic {
-            what: format!("{self}"),
-            from,
+            what: self.to_string(),
             source,
         })
     }
@@ -88,8 +87,7 @@ pub fn listen(lab: &Lab, host: Host, port: u16) -> Result<Open, Error> {
         .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?
         .map(|listener| Open(listener.into()))
         .map_err(|source| Error::Traffic {
-            what: format!("a service on port {port}"),
-            from: host,
+            what: format!("{host}: a service on port {port}"),
             source,
         })
 }

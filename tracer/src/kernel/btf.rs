@@ -22,7 +22,7 @@ pub(crate) mod tests;
 /// limit is 32 (`MAX_RESOLVE_DEPTH`, kernel/bpf/btf.c, v6.18).
 const MAX_CHAIN: usize = 64;
 /// Most members looked at for one name: bounds the work on types that contain themselves.
-const MAX_MEMBERS: u32 = 200_000;
+const MAX_MEMBERS: u32 = 20_000;
 /// Size of a pointer, bytes: fwtrace runs on 64-bit kernels only.
 const POINTER_SIZE: u64 = 8;
 

@@ -148,6 +148,23 @@ fn arp() {
 }
 
 #[test]
+fn ipv6_extension_headers_cut_short_end_with_the_capture() {
+    let mut bytes = udp6(&[]);
+    bytes.truncate(40);
+    bytes[6] = 60;
+    bytes[5] = 32;
+    // Destination options, a fragment header, destination options, UDP.
+    bytes.extend([44, 0, 1, 4, 0, 0, 0, 0]);
+    bytes.extend([60, 0, 0, 1, 0, 0, 0, 7]);
+    bytes.extend([17, 0, 1, 4, 0, 0, 0, 0]);
+    bytes.extend([0x14, 0xe9, 0, 53, 0, 8, 0, 0]);
+    for len in 0..=bytes.len() {
+        let fragment = read(0x86dd, &bytes[..len]).fragment.map(|f| f.id);
+        assert_eq!(fragment, (len >= 56).then_some(7), "{len}");
+    }
+}
+
+#[test]
 fn later_fragment_has_no_ports() {
     let mut bytes = tcp_syn();
     bytes[9] = 17;

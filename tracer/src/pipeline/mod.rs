@@ -69,14 +69,30 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
 /// # Errors
 /// See [`RunError`]. A reader of stdout that goes away is none.
 pub fn run(plan: Live, on_ready: impl FnOnce()) -> Result<(), RunError> {
+    run_with(plan, on_ready, |_| ())
+}
+
+/// As [`run`]; `on_event` sees every event that is printed, after it was.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    plan: Live,
+    on_ready: impl FnOnce(),
+    mut on_event: impl FnMut(&Event),
+) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(io_error("tokio"))?;
-    tokio::task::LocalSet::new().block_on(&runtime, live(plan, on_ready))
+    tokio::task::LocalSet::new().block_on(&runtime, live(plan, on_ready, &mut on_event))
 }
 
-async fn live(plan: Live, on_ready: impl FnOnce()) -> Result<(), RunError> {
+async fn live(
+    plan: Live,
+    on_ready: impl FnOnce(),
+    on_event: &mut dyn FnMut(&Event),
+) -> Result<(), RunError> {
     // Before anything is attached, so that no signal finds the process unprepared.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error("signals"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signals"))?;
@@ -90,6 +106,7 @@ async fn live(plan: Live, on_ready: impl FnOnce()) -> Result<(), RunError> {
     };
     let mut run = Run {
         sink,
+        on_event,
         tally: Tally::default(),
         attributor,
         namespaces,
@@ -174,8 +191,9 @@ fn create(path: &Path) -> Result<(), RunError> {
 }
 
 /// A run under way.
-struct Run {
+struct Run<'a> {
     sink: Sink,
+    on_event: &'a mut dyn FnMut(&Event),
     tally: Tally,
     attributor: Attributor,
     namespaces: Rc<RefCell<Namespaces>>,
@@ -190,7 +208,7 @@ struct Run {
     suspicious: bool,
 }
 
-impl Run {
+impl Run<'_> {
     /// Attributes and shows a batch; `last`: none is waiting behind it.
     fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
         let since_boot = boot_offset();
@@ -252,7 +270,9 @@ impl Run {
     }
 
     fn emit(&mut self, event: &Event) -> Result<(), RunError> {
-        self.sink.event(event).map_err(io_error("stdout"))
+        self.sink.event(event).map_err(io_error("stdout"))?;
+        (self.on_event)(event);
+        Ok(())
     }
 
     /// Tells of losses since the last time.

@@ -4,6 +4,8 @@ mod decode;
 mod expr;
 mod fields;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{
     Elements, Generation, Located, decode_chain, decode_elements, decode_flowtable,
