@@ -247,7 +247,7 @@ fn probe_bpf(
         }
         (None, _) => false,
     };
-    probed.ok()?;
+    probed.as_ref().ok()?;
     Some(if exact {
         (EvidenceSource::KernelStack, Confidence::Exact)
     } else {

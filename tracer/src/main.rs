@@ -47,13 +47,13 @@ fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
-        Plan::Rules(plan) => Ok(listing::run(&plan)?),
         Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
             // Known to exit_code() by themselves.
             demo::Error::Permission(err) => err.into(),
             demo::Error::Run(err) => err.into(),
             err => err.into(),
         }),
+        Plan::Rules(plan) => Ok(listing::run(&plan)?),
     }
 }
 
@@ -92,8 +92,6 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
             if code == UNABLE && is_refused(err) && !message.contains("CAP_") {
                 message += PERMISSION;
             }
-            // The errors' own words hold those of their causes.
-            let message = err.to_string();
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
             // A run that began and broke off; what never began has printed no data.
             if json && code == FAILED {

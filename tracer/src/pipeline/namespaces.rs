@@ -120,33 +120,21 @@ impl Namespaces {
         }
     }
 
-    /// Reads a namespace's ruleset again, now.
-    pub(super) fn refresh(&mut self, inode: u32) {
-        let rulesets = self
-            .watched
-            .get_mut(&inode)
-            .and_then(|w| w.rulesets.as_mut());
-        if let Some(Err(error)) = rulesets.map(Snapshots::refresh) {
-            self.tell(format!("cannot read the ruleset again: {error}"));
-        }
-    }
-
     /// Hands `inode`'s place to `f`.
-    pub(super) fn with<T>(&self, inode: u32, f: impl FnOnce(&Place<'_>) -> T) -> T {
-        let unknown;
-        let (netns, rulesets, epoch) = match self.watched.get(&inode) {
-            Some(watched) => (&watched.netns, watched.rulesets.as_ref(), watched.epoch),
+    pub(super) fn with<T>(&mut self, inode: u32, f: impl FnOnce(Place<'_>) -> T) -> T {
+        match self.watched.get_mut(&inode) {
+            Some(watched) => f(Place {
+                netns: &watched.netns,
+                rulesets: watched.rulesets.as_mut(),
+                epoch: watched.epoch,
+            }),
             // Let go while records of it were on their way.
-            None => {
-                unknown = NetnsRef { inode, name: None };
-                (&unknown, None, 0)
-            }
-        };
-        f(&Place {
-            netns,
-            rulesets,
-            epoch,
-        })
+            None => f(Place {
+                netns: &NetnsRef { inode, name: None },
+                rulesets: None,
+                epoch: 0,
+            }),
+        }
     }
 
     /// Lets go of the namespaces that only fwtrace holds any more, and tells which.
