@@ -21,7 +21,7 @@ use crate::{
     },
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
-    ruleset::snapshot::Snapshots,
+    ruleset::{render::Names, snapshot::Snapshots},
 };
 
 /// Where a drop happened.
@@ -31,6 +31,8 @@ pub struct Place<'a> {
     pub netns: &'a NetnsRef,
     /// Its rulesets; `None` if they cannot be read.
     pub rulesets: Option<&'a mut Snapshots>,
+    /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
+    pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.
     pub epoch: u64,
 }

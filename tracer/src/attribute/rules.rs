@@ -10,6 +10,7 @@ use crate::{
     ruleset::{
         history::Found,
         model::{self, Chain},
+        render::{self, Names},
     },
 };
 
@@ -80,7 +81,7 @@ impl RuleCache {
                 let resolved = if evidence.kind == RULE_POLICY {
                     known_policy(evidence, &found)
                 } else {
-                    known_rule(evidence, &found)
+                    known_rule(evidence, &found, place.names)
                 };
                 if let Some(resolved) = resolved {
                     // Without a generation nothing says when the rule changes.
@@ -105,7 +106,12 @@ impl RuleCache {
     }
 }
 
-fn known_rule(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
+fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<Resolved> {
+    let options = render::Options {
+        names,
+        stateless: true,
+        handles: false,
+    };
     let table = found.ruleset.tables.get(found.table)?;
     let chain = table.chains.get(found.chain)?;
     let rule = chain.rules.get(found.rule?)?;
@@ -123,7 +129,9 @@ fn known_rule(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
             base_chain: base.map(|chain| chain.name.as_str().into()),
             number: Some(evidence.number),
             handle: Some(rule.handle),
-            text: None,
+            text: found
+                .certain
+                .then(|| render::rule(table, rule, &options).into()),
             comment: rule
                 .comment
                 .as_deref()
