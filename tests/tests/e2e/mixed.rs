@@ -128,7 +128,7 @@ fn verdict_maps(random: &mut Random) -> Firewall {
     let ruleset = format!(
         "table inet t {{\n{chains}map m {{ type inet_service : verdict; elements = {{ {} }}; }}\n\
          chain in {{ type filter hook input priority 0\n\
-         meta l4proto {{ tcp, udp }} th dport 6000-6100 counter th dport vmap @m comment \"map\"\n\
+         meta l4proto {{ tcp, udp }} th dport 6000-6100 th dport vmap @m comment \"map\"\n\
          th dport 6101 counter meta l4proto vmap {{ tcp : drop, udp : drop }} comment \"proto\"\n}}\n}}",
         elements.join(", ")
     );
