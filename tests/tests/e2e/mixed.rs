@@ -482,10 +482,8 @@ fn run(net: &Net, firewall: &Firewall, fwtrace: &mut Fwtrace) -> Result<Vec<Stri
     for (by, count) in counts {
         if !by.starts_with("policy") {
             let rule = ruleset.commented(by).with_context(|| by.to_owned())?;
-            ensure!(
-                rule.packets == Some(count),
-                "scenario: {rule:?}, sent {count}"
-            );
+            let counted = rule.packets.is_none_or(|packets| packets == count);
+            ensure!(counted, "scenario: {rule:?}, sent {count}");
         }
     }
     let mut wrong = Vec::new();
