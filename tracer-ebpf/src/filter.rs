@@ -150,13 +150,14 @@ extern "C" fn extension(_: u32, _: *mut c_void) -> i64 {
     0
 }
 
-/// Runs `callback` `count` times. It finds `scratch` through the map, which the compiler cannot see:
-/// the black box makes it write before the loop, and read again after it, what `scratch` holds.
+/// Calls `callback` with 0 to `count - 1`. The callbacks look `scratch` up for themselves, which the
+/// compiler cannot know: it has to be told that what it holds of it may have changed.
 #[inline(always)]
 fn each(scratch: &mut Scratch, count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
-    core::hint::black_box(&raw mut *scratch);
+    core::hint::black_box(&mut *scratch);
     // SAFETY: the callbacks here use no context.
     unsafe { bpf_loop(count, callback as *mut c_void, null_mut(), 0) };
+    core::hint::black_box(&mut *scratch);
 }
 
 /// Whether the packet's headers match: version, protocol, addresses, ports.
