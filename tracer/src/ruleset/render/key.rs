@@ -42,10 +42,11 @@ pub(super) fn data(set: &Set) -> Option<Shape> {
     let order = number(&set.userdata, udata::DATA_ORDER);
     if ty == Set::VERDICT {
         let fields = vec![Type::Verdict.kind()];
+        let declared = find(&set.userdata, udata::DATA_TYPEOF).and_then(node);
         return Some(Shape {
             fields,
             concat: false,
-            declared: None,
+            declared,
         });
     }
     let len = if is_data_interval(set) { len / 2 } else { len };
@@ -145,6 +146,7 @@ fn number(userdata: &[u8], attribute: u8) -> Option<u32> {
 
 /// An expression in userdata: its type and what it needs, `enum expr_types` of nft.
 fn node(attributes: &[u8]) -> Option<Node<'static>> {
+    const VERDICT: u32 = 1;
     const PAYLOAD: u32 = 7;
     const EXTHDR: u32 = 8;
     const META: u32 = 9;
@@ -152,15 +154,17 @@ fn node(attributes: &[u8]) -> Option<Node<'static>> {
     const OSF: u32 = 11;
     const CT: u32 = 12;
     const CONCAT: u32 = 13;
-    const NUMGEN: u32 = 22;
-    const RT: u32 = 24;
-    const FIB: u32 = 25;
+    const NUMGEN: u32 = 23;
+    const RT: u32 = 25;
+    const FIB: u32 = 26;
+    const XFRM: u32 = 27;
     let data = find(attributes, 1)?;
     let get = |attribute| number(data, attribute);
     let load = |text: &str, ty: Type, order, bits| {
         Some(Node::Load(text.to_owned(), Kind::new(ty, order, bits)))
     };
     match number(attributes, 0)? {
+        VERDICT => load("verdict", Type::Verdict, Order::Big, 0),
         PAYLOAD => payload(data),
         EXTHDR => {
             Exthdr::from_typeof(get(0)?, get(1)?, get(2).unwrap_or_default()).map(Node::Exthdr)
@@ -208,6 +212,11 @@ fn node(attributes: &[u8]) -> Option<Node<'static>> {
             3 => load("rt mtu", Type::Integer, Order::Host, 16),
             _ => None,
         },
+        XFRM => {
+            let direction = u8::try_from(get(2)?).ok()?;
+            let (text, kind) = super::lift::xfrm(get(0)?, direction, get(1)?)?;
+            Some(Node::Load(text, kind))
+        }
         FIB => {
             let (text, ty, bits) = super::lift::fib(get(0)?, get(1)?);
             load(&text, ty, Order::Host, bits)

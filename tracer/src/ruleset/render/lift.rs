@@ -279,30 +279,10 @@ impl<'a> Lifter<'a> {
                 key,
                 direction,
                 spnum,
-            } => {
-                let direction = if *direction == 0 { "in" } else { "out" };
-                let spnum = if *spnum == 0 {
-                    String::new()
-                } else {
-                    format!(" spnum {spnum}")
-                };
-                let (key, ty, order, bits) = match key {
-                    1 => ("ip daddr", Type::Ip, Big, 32),
-                    2 => ("ip6 daddr", Type::Ip6, Big, 128),
-                    3 => ("ip saddr", Type::Ip, Big, 32),
-                    4 => ("ip6 saddr", Type::Ip6, Big, 128),
-                    5 => ("reqid", Type::Integer, Host, 32),
-                    6 => ("spi", Type::Integer, Big, 32),
-                    _ => return self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
-                };
-                self.load_text(
-                    *dreg,
-                    format!("ipsec {direction}{spnum} {key}"),
-                    ty,
-                    order,
-                    bits,
-                );
-            }
+            } => match xfrm(*key, *direction, *spnum) {
+                Some((text, kind)) => self.load(*dreg, Node::Load(text, kind)),
+                None => self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
+            },
             Expr::Numgen {
                 dreg,
                 modulus,
@@ -540,6 +520,26 @@ pub(super) fn fib(result: u32, flags: u32) -> (String, Type, u32) {
         Type::Boolean
     };
     (format!("fib {} {result}", tuple.join(" . ")), ty, bits)
+}
+
+/// `ipsec`: the text of a load, and what it is.
+pub(super) fn xfrm(key: u32, direction: u8, spnum: u32) -> Option<(String, Kind)> {
+    let (key, kind) = match key {
+        1 => ("ip daddr", Type::Ip.kind()),
+        2 => ("ip6 daddr", Type::Ip6.kind()),
+        3 => ("ip saddr", Type::Ip.kind()),
+        4 => ("ip6 saddr", Type::Ip6.kind()),
+        5 => ("reqid", Kind::new(Type::Integer, Order::Host, 32)),
+        6 => ("spi", Kind::new(Type::Integer, Order::Big, 32)),
+        _ => return None,
+    };
+    let direction = if direction == 0 { "in" } else { "out" };
+    let spnum = if spnum == 0 {
+        String::new()
+    } else {
+        format!(" spnum {spnum}")
+    };
+    Some((format!("ipsec {direction}{spnum} {key}"), kind))
 }
 
 /// `(left & mask) ^ xor`: bits that are cleared and then set are an or.

@@ -311,10 +311,13 @@ impl Node<'_> {
 impl BitOp {
     fn argument(self, argument: &Node<'_>, printer: &Printer<'_>, kind: Kind) -> String {
         let text = argument.text(printer, kind);
-        match argument {
-            Node::Op(inner, ..) if self.precedence() < inner.precedence() => format!("({text})"),
-            _ => text,
-        }
+        let looser = match argument {
+            Node::Op(inner, ..) => self.precedence() < inner.precedence(),
+            // Several flags are an or of them.
+            Node::Value(_) => text.contains(" | ") && self.precedence() < Self::Or.precedence(),
+            _ => false,
+        };
+        if looser { format!("({text})") } else { text }
     }
 }
 

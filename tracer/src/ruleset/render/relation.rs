@@ -6,6 +6,7 @@ use crate::ruleset::model::Set;
 use super::context::{Dependency, Key, meta};
 use super::lift::{Lifter, option_proto};
 use super::node::{BitOp, Node, Payload, value_text};
+use super::proto;
 use super::set;
 use super::types::{self, Kind, Order, Type};
 
@@ -141,6 +142,19 @@ impl<'a> Lifter<'a> {
                     key: Key::Meta(*key),
                     value,
                 });
+            }
+            // The address of a family is only in connections of that family.
+            Node::Ct {
+                family: Some(family),
+                ..
+            } => {
+                let proto = if *family == "ip" {
+                    &proto::IP
+                } else {
+                    &proto::IP6
+                };
+                let implied = self.context.implied_by_option(proto);
+                self.remove(implied);
             }
             Node::Ct { key: 7, .. } => self.context.learn_ct(true, value),
             Node::Ct { key: 10, .. } => self.context.learn_ct(false, value),
@@ -402,7 +416,7 @@ impl<'a> Lifter<'a> {
             } => {
                 let family = self
                     .context
-                    .proto(super::proto::Layer::Network)
+                    .proto(proto::Layer::Network)
                     .map(|proto| proto.name);
                 let family = family.filter(|name| matches!(*name, "ip" | "ip6"));
                 Node::Ct {
@@ -462,6 +476,9 @@ fn prefix(mask: &[u8], order: Order) -> Option<u32> {
     } else {
         mask.to_vec()
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some(0);
+    }
     let (first, len) = run(&bytes)?;
     (first == 0).then_some(len)
 }

@@ -1,12 +1,14 @@
 //! Sets and maps: their elements, and how a rule refers to them.
 
+use std::iter;
+
 use crate::ruleset::expr::Data;
 use crate::ruleset::model::{Element, Set};
 
 use super::Printer;
 use super::key::{self, Shape};
 use super::lift;
-use super::node::value_text;
+use super::node::{Node, value_text};
 use super::relation::UNTYPED;
 use super::types::{self, Kind, Order, Type, time_text};
 
@@ -22,15 +24,24 @@ pub(super) fn data_kind(set: &Set) -> Kind {
     }
 }
 
-/// What the keys are; untyped for a concatenation.
-pub(super) fn key_kind(set: &Set) -> Kind {
-    match key::key(set) {
-        Shape {
-            fields,
-            concat: false,
-            ..
-        } => fields.first().copied().unwrap_or(UNTYPED),
-        _ => UNTYPED,
+/// The text of a key that a rule makes: constants have the types of the set.
+pub(super) fn key_text(printer: &Printer<'_>, set: &Set, key: &Node<'_>) -> String {
+    let shape = key::key(set);
+    match key {
+        Node::Concat(parts) => {
+            let kinds = shape
+                .fields
+                .iter()
+                .copied()
+                .map(Some)
+                .chain(iter::repeat(None));
+            let texts = parts
+                .iter()
+                .zip(kinds)
+                .map(|(part, kind)| part.text(printer, kind.unwrap_or(UNTYPED)));
+            join(texts)
+        }
+        key => key.text(printer, shape.fields.first().copied().unwrap_or(UNTYPED)),
     }
 }
 
@@ -155,12 +166,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Single keys, sorted as nft does: numbers by value; strings and concatenations by their last bytes.
+    /// Single keys, sorted as nft does: numbers by value, strings and concatenations by their last bytes; of equal ones the last first.
     fn points(&self) -> Vec<String> {
         let keyed = self
             .set
             .elements
             .iter()
+            .rev()
             .filter_map(|element| Some((element.key.as_deref()?, element)));
         let mut keyed: Vec<(Vec<u8>, &[u8], &Element)> = keyed
             .map(|(key, element)| (self.sort_key(key), key, element))
@@ -184,6 +196,11 @@ impl Writer<'_> {
         };
         if reversed {
             bytes.reverse();
+        }
+        // Several flags come where the lowest of them does.
+        let flags = first.is_some_and(|kind| kind.ty.is_bitmask()) && !self.shape.concat;
+        if let Some(number) = types::number(&bytes, Order::Big).filter(|_| flags) {
+            bytes = (number & number.wrapping_neg()).to_be_bytes().to_vec();
         }
         bytes
     }

@@ -213,7 +213,7 @@ impl<'a> Lifter<'a> {
         }
         let mut text = if *kind == 0 { "snat" } else { "dnat" }.to_owned();
         if !target.is_empty() {
-            if family_shown {
+            if family_shown && !family_name.is_empty() {
                 text += &format!(" {family_name}");
             }
             if flags & NETMAP != 0 {
@@ -387,8 +387,10 @@ impl<'a> Lifter<'a> {
             None => self.get(*sreg_key),
         };
         let key = self.complete_field(key);
-        let kind = known.map_or(UNTYPED, set::key_kind);
-        let mut element = key.text(self.printer, kind);
+        let mut element = match known {
+            Some(known) => set::key_text(self.printer, known, &key),
+            None => key.text(self.printer, UNTYPED),
+        };
         if let Some(timeout) = timeout.filter(|timeout| *timeout != 0) {
             element += &format!(" timeout {}", time_text(timeout));
         }

@@ -296,6 +296,8 @@ pub(super) fn number_text(names: &Names, ty: Type, number: u128, numeric: bool) 
             u32::MAX => "root".to_owned(),
             handle => format!("{:x}:{:x}", handle >> 16, handle & 0xffff),
         },
+        // In ranges nft writes seconds, even where that loses something; this does not.
+        Type::Time if numeric && number % 1000 == 0 => format!("{}s", number / 1000),
         Type::Time => time_text(number as u64),
         Type::Date => date_text(names, number),
         Type::Hour => hour_text(names, low32),
