@@ -1,9 +1,8 @@
-//! What tracing costs: one flood of UDP packets with and without fwtrace, in turns, in namespaces
-//! of its own; and the time from start to ready. Prints, judges nothing. Needs root.
+//! What tracing costs: floods of packets with and without fwtrace, in turns, in namespaces of its own; and the time from start to ready. Prints, judges nothing. Needs root.
 #![expect(clippy::print_stdout, reason = "prints its findings")]
 
 use std::io::IoSlice;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,67 +14,88 @@ use e2e::netns::Netns;
 use e2e::{nft, wait_until};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType, SockaddrStorage,
+    connect, sendmmsg, socket,
+};
 use nix::unistd::Pid;
 
 /// Packets a flood.
 const PACKETS: u32 = 200_000;
 /// Packets a system call.
 const BATCH: u32 = 50;
-/// Payload; 100 bytes of IP packet.
-const PAYLOAD: [u8; 72] = [0; 72];
+/// An ICMP timestamp reply that nobody asked for: the kernel takes it in and consumes it. The only
+/// other bytes are its checksum. 100 bytes of IP packet.
+const ICMP: [u8; 80] = {
+    let mut message = [0; 80];
+    message[0] = 14;
+    message[2] = !14;
+    message[3] = !0;
+    message
+};
+/// UDP payload; 100 bytes of IP packet.
+const UDP: [u8; 72] = [0; 72];
 /// Floods of each kind.
 const ROUNDS: usize = 7;
 /// Starts whose time is taken.
 const STARTS: usize = 10;
 
-/// Both packets come to R from A: one for R itself, dropped on input; one that R forwards to a
-/// dummy interface, which consumes it.
+/// The firewall of R, which A floods.
 const RULESET: &str = "table inet bench {
-    chain in { type filter hook input priority 0; udp dport 9 counter drop; }
-    chain fwd { type filter hook forward priority 0; udp dport 9 counter accept; }
+    chain in {
+        type filter hook input priority 0
+        udp dport 9 counter drop
+        icmp type timestamp-reply counter accept
+    }
 }";
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Packet {
+    /// The firewall accepts it.
+    Icmp,
+    /// The firewall drops it.
+    Udp,
+}
 
 /// A kind of flood.
 struct Kind {
     name: &'static str,
-    to: &'static str,
+    packet: Packet,
     /// Conditions of the fwtrace that watches it.
     tracer: Option<&'static [&'static str]>,
     /// The kind that it is compared with.
     base: usize,
 }
 
-const DROPPED: &str = "10.1.0.2:9";
-const FORWARDED: &str = "10.3.0.2:9";
 const KINDS: [Kind; 5] = [
     Kind {
         name: "accepted, no tracer",
-        to: FORWARDED,
+        packet: Packet::Icmp,
         tracer: None,
         base: 0,
     },
     Kind {
         name: "accepted, traced",
-        to: FORWARDED,
+        packet: Packet::Icmp,
         tracer: Some(&[]),
         base: 0,
     },
     Kind {
         name: "dropped, no tracer",
-        to: DROPPED,
+        packet: Packet::Udp,
         tracer: None,
         base: 2,
     },
     Kind {
         name: "dropped, filtered out (--port 10)",
-        to: DROPPED,
+        packet: Packet::Udp,
         tracer: Some(&["--port", "10"]),
         base: 2,
     },
     Kind {
         name: "dropped, every drop reported",
-        to: DROPPED,
+        packet: Packet::Udp,
         tracer: Some(&[]),
         base: 2,
     },
@@ -83,43 +103,42 @@ const KINDS: [Kind; 5] = [
 
 fn main() -> Result<()> {
     let net = Net::routed()?;
-    net.r.ip("link add sink0 type dummy\n\
-         addr add 10.3.0.1/24 dev sink0\n\
-         link set sink0 up\n\
-         neigh replace 10.3.0.2 lladdr 02:00:00:00:0d:00 dev sink0 nud permanent\n")?;
     nft::load(&net.r, RULESET)?;
 
-    let mut times: [Vec<Duration>; KINDS.len()] = Default::default();
+    let mut times: [Vec<f64>; KINDS.len()] = Default::default();
     let mut accounts = Vec::new();
     // The first round warms up.
     for round in 0..=ROUNDS {
         for (kind, times) in KINDS.iter().zip(&mut times) {
             let (time, account) = measure(&net, kind)?;
             if round > 0 {
-                times.push(time);
+                times.push(time.as_secs_f64() * 1e9 / f64::from(PACKETS));
                 accounts.extend(account.map(|account| (kind.name, account)));
             }
         }
     }
-    let mut starts = (0..STARTS)
+    let starts = (0..STARTS)
         .map(|_| {
             let run = Fwtrace::start(&net.r, &[])?;
-            let time = run.ready_after();
+            let time = run.ready_after().as_secs_f64() * 1e3;
             run.interrupt()?;
             Ok(time)
         })
         .collect::<Result<Vec<_>>>()?;
 
-    let medians = times.map(|mut times| median(&mut times));
-    println!("{ROUNDS} floods of each kind, {PACKETS} UDP packets of 100 bytes each; medians\n");
+    println!(
+        "{ROUNDS} floods of each kind in turns, {PACKETS} packets of 100 bytes each; medians\n"
+    );
     println!("{:<36}{:>12}{:>9}", "", "ns a packet", "ratio");
-    for (i, (kind, time)) in KINDS.iter().zip(medians).enumerate() {
-        print!("{:<36}{:>12.0}", kind.name, nanoseconds(time));
+    for (i, (kind, own)) in KINDS.iter().zip(&times).enumerate() {
+        print!("{:<36}{:>12.0}", kind.name, median(own.clone()));
         if i != kind.base {
-            print!(
-                "{:>9.2}",
-                nanoseconds(time) / nanoseconds(medians[kind.base])
-            );
+            // Within a round, so that a machine that slows down meanwhile does not matter.
+            let ratios = own
+                .iter()
+                .zip(&times[kind.base])
+                .map(|(own, base)| own / base);
+            print!("{:>9.2}", median(ratios.collect()));
         }
         println!();
     }
@@ -129,11 +148,10 @@ fn main() -> Result<()> {
             println!("    {name}: {account}");
         }
     }
-    let worst = starts.iter().max().copied().unwrap_or_default();
     println!(
         "\nstart to ready: median {:.0} ms, worst {:.0} ms, of {STARTS} starts",
-        median(&mut starts).as_secs_f64() * 1e3,
-        worst.as_secs_f64() * 1e3
+        median(starts.clone()),
+        starts.iter().copied().fold(0.0, f64::max)
     );
     Ok(())
 }
@@ -143,7 +161,7 @@ fn measure(net: &Net, kind: &Kind) -> Result<(Duration, Option<String>)> {
     let tracer = kind.tracer.map(|args| Tracer::start(&net.r, args));
     let tracer = tracer.transpose()?;
     let before = counted(&net.r)?;
-    let time = net.a.run(|| flood(kind.to.parse()?))?;
+    let time = net.a.run(|| flood(kind.packet, "10.1.0.2:9".parse()?))?;
     let counted = counted(&net.r)? - before;
     ensure!(
         counted == u64::from(PACKETS),
@@ -161,13 +179,17 @@ fn counted(ns: &Netns) -> Result<u64> {
 
 /// Sends a flood from this thread's namespace. With veth, each packet is through the receiver's
 /// firewall before its system call returns, so the sender's time is the packet's whole way.
-fn flood(to: SocketAddr) -> Result<Duration> {
+fn flood(packet: Packet, to: SocketAddr) -> Result<Duration> {
     let mut cpu = CpuSet::new();
     cpu.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &cpu)?;
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(to)?;
-    let slices = vec![[IoSlice::new(&PAYLOAD)]; BATCH as usize];
+    let (kind, protocol, payload) = match packet {
+        Packet::Icmp => (SockType::Raw, SockProtocol::Icmp, &ICMP[..]),
+        Packet::Udp => (SockType::Datagram, SockProtocol::Udp, &UDP[..]),
+    };
+    let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let slices = vec![[IoSlice::new(payload)]; BATCH as usize];
     let addresses = vec![None::<SockaddrStorage>; BATCH as usize];
     let mut headers = MultiHeaders::preallocate(BATCH as usize, None);
     let start = Instant::now();
@@ -233,11 +255,7 @@ impl Drop for Tracer {
     }
 }
 
-fn nanoseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e9 / f64::from(PACKETS)
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }

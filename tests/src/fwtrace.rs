@@ -1,6 +1,7 @@
 //! Runs the `fwtrace` binary and reads what it says.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -108,11 +109,22 @@ impl Fwtrace {
     /// # Errors
     /// It ends before it is ready, or does not get there.
     pub fn start_as(ns: Option<&Netns>, args: &[&str]) -> Result<Self> {
+        Self::start_under(ns, &[], args)
+    }
+
+    /// Starts it through another program, `ip netns exec NAME`.
+    ///
+    /// # Errors
+    /// It ends before it is ready, or does not get there.
+    pub fn start_under(ns: Option<&Netns>, program: &[&str], args: &[&str]) -> Result<Self> {
         let ready = tempfile::tempdir()?;
         let ready_file = ready.path().join("ready");
-        let mut command = Command::new(binary()?);
+        let mut argv: Vec<OsString> = program.iter().map(OsString::from).collect();
+        argv.push(binary()?.into());
+        argv.extend(args.iter().map(OsString::from));
+        let mut command = Command::new(&argv[0]);
         command
-            .args(args)
+            .args(&argv[1..])
             .arg("--ready-file")
             .arg(&ready_file)
             .stdin(Stdio::null())

@@ -20,12 +20,18 @@ use fwtrace::{
     ruleset::model::{Data, Expr, Family},
 };
 
+fn set_up(scene: &Scene) -> Lab {
+    let lab = Lab::new().expect("needs root");
+    for table in (scene.tables)() {
+        lab.load(&table).expect("the kernel takes the table");
+    }
+    lab
+}
+
 #[test]
 fn the_firewall_shown_is_the_firewall_loaded() {
     for scene in SCENES {
-        let lab = Lab::new().expect("needs root");
-        lab.load(&(scene.rules)())
-            .expect("the kernel takes the rules");
+        let lab = set_up(scene);
         let listing = lab
             .netns(Host::Firewall)
             .run(|| Command::new("nft").args(["list", "ruleset"]).output())
@@ -40,24 +46,27 @@ fn the_firewall_shown_is_the_firewall_loaded() {
     }
 }
 
-/// The chain and number of each rule of the firewall, by its handle.
-fn rules_by_handle(lab: &Lab) -> BTreeMap<u64, (String, u32)> {
+/// The chain and number of each rule of the firewall, by its table and handle.
+fn rules_by_handle(lab: &Lab) -> BTreeMap<(String, u64), (String, u32)> {
     let listing = lab
         .netns(Host::Firewall)
         .run(|| Command::new("nft").args(["-a", "list", "ruleset"]).output())
         .expect("the firewall's namespace")
         .expect("nft is installed");
-    let (mut chain, mut number) = (String::new(), 0);
+    let (mut table, mut chain, mut number) = (String::new(), String::new(), 0);
     let mut rules = BTreeMap::new();
     for line in String::from_utf8_lossy(&listing.stdout).lines() {
         let Some((text, handle)) = line.split_once(" # handle ") else {
             continue;
         };
-        match text.trim().strip_prefix("chain ") {
-            Some(name) => (chain, number) = (name.trim_end_matches(" {").to_owned(), 0),
-            None => {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words[..] {
+            ["table", _, name, "{"] => table = name.to_owned(),
+            ["chain", name, "{"] => (chain, number) = (name.to_owned(), 0),
+            _ => {
                 number += 1;
-                rules.insert(handle.parse().expect("a handle"), (chain.clone(), number));
+                let handle = handle.parse().expect("a handle");
+                rules.insert((table.clone(), handle), (chain.clone(), number));
             }
         }
     }
@@ -93,9 +102,7 @@ fn trace_everything() -> Batch {
 fn drops_traced(scene: &Scene) -> Vec<(String, Option<u32>)> {
     const NFNLGRP_NFTRACE: u32 = 9;
     const NFT_TRACETYPE_POLICY: u32 = 1;
-    let lab = Lab::new().expect("needs root");
-    lab.load(&(scene.rules)())
-        .expect("the kernel takes the rules");
+    let lab = set_up(scene);
     let rules = rules_by_handle(&lab);
     lab.load(&trace_everything())
         .expect("the kernel takes the rules");
@@ -133,10 +140,13 @@ fn drops_traced(scene: &Scene) -> Vec<(String, Option<u32>)> {
             };
             if dropped {
                 let handle = find(3).map(|attr| attr.be64().expect("a handle"));
-                let chain = find(2).expect("a chain").str().expect("text").to_owned();
+                let text = |kind| find(kind).expect("a name").str().expect("text").to_owned();
                 drops.push(match handle {
-                    Some(handle) => (rules[&handle].0.clone(), Some(rules[&handle].1)),
-                    None => (chain, None),
+                    Some(handle) => {
+                        let (chain, number) = rules[&(text(1), handle)].clone();
+                        (chain, Some(number))
+                    }
+                    None => (text(2), None),
                 });
             }
         }

@@ -542,10 +542,12 @@ fn two_hundred_commits_are_followed() {
             .unwrap();
         let mut commits = Vec::new();
         runtime.block_on(async {
+            let watch = snapshots.watch().unwrap();
             while commits.len() < 200 {
                 let timeout = std::time::Duration::from_secs(30);
-                let changes = tokio::time::timeout(timeout, snapshots.changed()).await;
-                let changes = changes.expect("no change in time").unwrap();
+                let ready = tokio::time::timeout(timeout, watch.readable()).await;
+                ready.expect("no change in time").unwrap().clear_ready();
+                let changes = snapshots.drain().unwrap();
                 assert!(!changes.lost);
                 commits.extend(changes.commits);
             }
@@ -645,14 +647,14 @@ fn a_replaced_rule_is_still_found() {
         let again = snapshots.newest().ruleset.tables[0].clone();
         assert_eq!(again.chains[0].rules[0].handle, rule);
         assert_ne!(again.handle, table.handle);
-        let mut find = |table: u64, rule| {
+        let mut newest = |table: u64, rule| {
             let found = snapshots.resolve(None, table, chain, rule).unwrap();
             found.map(|found| found.newest)
         };
-        assert_eq!(find(table.handle, Some(rule)), Some(false));
-        assert_eq!(find(again.handle, Some(rule)), Some(true));
-        assert_eq!(find(again.handle, None), Some(true));
-        assert_eq!(find(again.handle + 1, Some(rule)), None);
+        assert_eq!(newest(table.handle, Some(rule)), Some(false));
+        assert_eq!(newest(again.handle, Some(rule)), Some(true));
+        assert_eq!(newest(again.handle, None), Some(true));
+        assert_eq!(newest(again.handle + 1, Some(rule)), None);
     });
 }
 

@@ -1,13 +1,12 @@
 //! `fwtrace features`: what this machine allows, which source names the rule, and what the missing abilities cost.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 
 use fwtrace_abi::{Layout, SITE_POLICY, SITE_RULE, Site};
 use serde::Serialize;
 
-use crate::bpf::calibrate::calibrate;
+use crate::bpf::calibrate::Calibrator;
 use crate::bpf::load::Programs;
 use crate::event::{Confidence, EvidenceSource, VERSION};
 use crate::kernel::caps::{effective, missing_from};
@@ -15,6 +14,7 @@ use crate::kernel::layout::{Feature, resolve};
 use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::kernel::types::{BTF_DIR, KernelTypes};
+use crate::output::error_text;
 
 /// SKB_NOT_DROPPED_YET and SKB_CONSUMED (include/net/dropreason-core.h, v6.18).
 const NOT_DROPS: u32 = 1;
@@ -213,7 +213,7 @@ fn probe_bpf(
     abilities: &mut Vec<Ability>,
 ) -> Option<(EvidenceSource, Confidence)> {
     let probed = Programs::load(layout).and_then(|mut programs| {
-        let learnt = calibrate(&mut programs);
+        let learnt = Calibrator::new(&mut programs)?.calibrate(&mut programs);
         programs.attach("drops")?;
         Ok(learnt)
     });
@@ -222,12 +222,12 @@ fn probe_bpf(
         available: probed.is_ok(),
         gives: "drops as they happen",
         cost: probed.is_err().then_some("fwtrace cannot show drops here"),
-        detail: probed.as_ref().err().map(|err| chain(err)),
+        detail: probed.as_ref().err().map(|err| error_text(err)),
     });
     let learnt = match &probed {
         Ok(Ok(sites)) if sites.is_empty() => Err("calibration taught nothing".to_owned()),
         Ok(Ok(sites)) => Ok(describe(sites)),
-        Ok(Err(err)) => Err(chain(err)),
+        Ok(Err(err)) => Err(error_text(err)),
         Err(_) => Err("there is no BPF program to read it".to_owned()),
     };
     let name = Feature::KernelStack.name();
@@ -247,27 +247,12 @@ fn probe_bpf(
         }
         (None, _) => false,
     };
-    probed.ok()?;
+    probed.as_ref().ok()?;
     Some(if exact {
         (EvidenceSource::KernelStack, Confidence::Exact)
     } else {
         (EvidenceSource::Engine, Confidence::Engine)
     })
-}
-
-/// The error and what caused it.
-fn chain(err: &dyn Error) -> String {
-    let mut text = err.to_string();
-    let mut source = err.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Many repeat their cause.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// `nft_do_chain+0x1a0: rule in slot 21`, and so on for each.

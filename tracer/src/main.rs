@@ -1,5 +1,6 @@
 //! The `fwtrace` command: the command line to a plan, the plan to its part of the library, errors to words and exit codes.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -9,8 +10,9 @@ use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
 use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
+use fwtrace::netlink::nftables::ReadError;
 use fwtrace::netlink::socket::SocketError;
-use fwtrace::output::Format;
+use fwtrace::output::{Format, error_text, listing};
 use fwtrace::pipeline::{self, RunError, StartError};
 
 /// Something went wrong while running.
@@ -19,6 +21,9 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// A permission is missing, or the kernel cannot do it.
 const UNABLE: u8 = 3;
+/// What the kernel's refusals mean.
+const PERMISSION: &str =
+    "; rulesets take CAP_NET_ADMIN, other network namespaces CAP_SYS_ADMIN: run it with sudo";
 
 fn main() -> ExitCode {
     let plan = match cli::parse(std::env::args_os()) {
@@ -48,7 +53,7 @@ fn run(plan: Plan) -> anyhow::Result<()> {
             demo::Error::Run(err) => err.into(),
             err => err.into(),
         }),
-        other => anyhow::bail!("not in this build: {other:?}"),
+        Plan::Rules(plan) => Ok(listing::run(&plan)?),
     }
 }
 
@@ -83,8 +88,10 @@ fn failed(err: &anyhow::Error, json: bool) -> ExitCode {
         }
         _ if code == 0 => {}
         _ => {
-            // The errors' own words hold those of their causes.
-            let message = err.to_string();
+            let mut message = error_text(err.as_ref());
+            if code == UNABLE && is_refused(err) && !message.contains("CAP_") {
+                message += PERMISSION;
+            }
             let _ = writeln!(io::stderr(), "fwtrace: {message}");
             // A run that began and broke off; what never began has printed no data.
             if json && code == FAILED {
@@ -117,11 +124,8 @@ fn exit_code(err: &anyhow::Error) -> u8 {
                 io::ErrorKind::PermissionDenied => UNABLE,
                 _ => continue,
             }
-        } else if let Some(err) = cause.downcast_ref::<SocketError>() {
-            match err.errno() {
-                Some(libc::EPERM | libc::EACCES) => UNABLE,
-                _ => continue,
-            }
+        } else if is_refusal(cause) {
+            UNABLE
         } else if cause.is::<CapsError>() {
             UNABLE
         } else if let Some(err) = cause.downcast_ref::<BpfError>() {
@@ -135,4 +139,20 @@ fn exit_code(err: &anyhow::Error) -> u8 {
         return code;
     }
     FAILED
+}
+
+/// Whether the kernel refused something for want of permission.
+fn is_refused(err: &anyhow::Error) -> bool {
+    err.chain().any(is_refusal)
+}
+
+fn is_refusal(cause: &(dyn Error + 'static)) -> bool {
+    let errno = if let Some(err) = cause.downcast_ref::<io::Error>() {
+        err.raw_os_error()
+    } else if let Some(ReadError::Socket(err)) = cause.downcast_ref() {
+        err.errno()
+    } else {
+        cause.downcast_ref().and_then(SocketError::errno)
+    };
+    matches!(errno, Some(libc::EPERM | libc::EACCES))
 }

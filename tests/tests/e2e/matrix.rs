@@ -368,7 +368,12 @@ fn run(net: &Net, case: &Case, fwtrace: &mut Fwtrace) -> Result<Vec<String>> {
             src,
             dst,
             len: Some(len),
-            ct: Some(if site.ct { "new" } else { "none" }),
+            // At egress no connection can also mean an invalid one: that is not told apart.
+            ct: match (site.ct, site.hook) {
+                (true, _) => Some("new"),
+                (false, "egress") => None,
+                (false, _) => Some("none"),
+            },
         },
     ))
 }

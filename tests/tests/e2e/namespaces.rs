@@ -135,34 +135,14 @@ fn started_by_ip_netns_exec() -> Result<()> {
     // A sysfs of its own, without bpffs and tracefs: what an admin's `ip netns exec` gives.
     let net = Net::routed()?;
     let in_r = load(&net.r, 3604, "r")?;
-    let binary = e2e::fwtrace::binary()?;
-    let dir = tempfile::tempdir()?;
-    let ready = dir.path().join("ready");
-    let mut child = std::process::Command::new("ip")
-        .args(["netns", "exec", net.r.name()])
-        .arg(binary)
-        .args(["--json", "--port", "3604", "-c", "1", "--ready-file"])
-        .arg(&ready)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()?;
-    let mut ended = false;
-    wait_until(|| {
-        ended = child.try_wait().is_ok_and(|s| s.is_some());
-        ended || ready.exists()
-    });
-    if !ready.exists() && !ended {
-        child.kill()?;
-    }
+    let mut fwtrace = Fwtrace::start_under(
+        None,
+        &["ip", "netns", "exec", net.r.name()],
+        &["--json", "--port", "3604", "-c", "1"],
+    )?;
     udp(&net, A, R, false, (4605, 3604));
-    let output = child.wait_with_output()?;
-    let stdout = String::from_utf8(output.stdout)?;
-    ensure!(
-        output.status.success(),
-        "{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let first: Value = serde_json::from_str(stdout.lines().next().context("no event")?)?;
-    is_by(&first, &net.r, in_r, "r")
+    is_by(&fwtrace.next_drop()?.json, &net.r, in_r, "r")?;
+    let end = fwtrace.wait()?;
+    ensure!(end.status.success(), "{}: {}", end.status, end.stderr);
+    Ok(())
 }

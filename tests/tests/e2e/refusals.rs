@@ -22,7 +22,14 @@ fn refused(output: &Output, code: i32, naming: &[&str]) -> Result<()> {
         ensure!(stderr.contains(name), "{name} is not named: {stderr}");
     }
     ensure!(!stderr.contains("panicked"), "{stderr}");
-    ensure!(output.stdout.is_empty(), "stdout is for data");
+    // Stdout is for data: with --json that is one object that says the same.
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    for line in stdout.lines() {
+        let error: serde_json::Value = serde_json::from_str(line)?;
+        ensure!(error["type"] == "error", "{error}");
+        let message = error["message"].as_str().unwrap_or_default();
+        ensure!(naming.iter().all(|n| message.contains(n)), "{error}");
+    }
     Ok(())
 }
 

@@ -135,7 +135,7 @@ fn without(
 
 /// Whether a rule of family bridge asks for connections, which switches their tracking on there.
 fn tracks_bridge(rulesets: Option<&Snapshots>) -> bool {
-    let Some(newest) = rulesets.and_then(Snapshots::newest) else {
+    let Some(newest) = rulesets.map(Snapshots::newest) else {
         return true;
     };
     let mut tables = newest.ruleset.tables.iter();

@@ -21,16 +21,18 @@ use crate::{
     },
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
-    ruleset::snapshot::Snapshots,
+    ruleset::{render::Names, snapshot::Snapshots},
 };
 
 /// Where a drop happened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Place<'a> {
     /// The namespace, as events name it.
     pub netns: &'a NetnsRef,
     /// Its rulesets; `None` if they cannot be read.
-    pub rulesets: Option<&'a Snapshots>,
+    pub rulesets: Option<&'a mut Snapshots>,
+    /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
+    pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.
     pub epoch: u64,
 }
@@ -66,22 +68,17 @@ impl Attributor {
             .clone()
     }
 
-    /// Whether the record names a rule that none of the namespace's rulesets has: they are to be
-    /// read again before the event is made.
-    pub fn is_unread(&self, record: &Record, place: &Place<'_>) -> bool {
-        matches!(record.rule.kind, RULE_RULE | RULE_POLICY)
-            && !self.rules.is_known(&record.rule, place)
-    }
-
     /// The event. `time` is the drop's wall-clock time.
-    pub fn event(&mut self, raw: &RawDrop, time: Timestamp, place: &Place<'_>) -> DropEvent {
+    ///
+    /// Blocks for milliseconds when the ruleset has to be read first.
+    pub fn event(&mut self, raw: &RawDrop, time: Timestamp, mut place: Place<'_>) -> DropEvent {
         let record = &raw.record;
         let capture = Capture::new(record, &raw.packet);
         let packet = capture.packet();
         let firewall = record.reason == self.netfilter_drop;
         let (pf, hook) = self.hook(raw, packet.family);
         let resolved = match record.rule.kind {
-            RULE_RULE | RULE_POLICY => Some(self.rules.resolve(&record.rule, place)),
+            RULE_RULE | RULE_POLICY => Some(self.rules.resolve(record, &mut place)),
             _ => None,
         };
         let engine = match &resolved {
@@ -116,7 +113,7 @@ impl Attributor {
             mark: record.mark,
             iif: self.interface(record.iif, &record.iif_name),
             oif: self.interface(record.oif, &record.oif_name),
-            conntrack: conntrack::of(record, pf, hook, priority, place.rulesets),
+            conntrack: conntrack::of(record, pf, hook, priority, place.rulesets.as_deref()),
             process: if hook == Some(Hook::Output) {
                 self.process(record)
             } else {

@@ -2,14 +2,15 @@
 
 use std::{borrow::Cow, collections::HashMap, ffi::CStr, sync::Arc};
 
-use fwtrace_abi::{NAME_MAX, RULE_POLICY, RuleEvidence};
+use fwtrace_abi::{NAME_MAX, RULE_POLICY, Record, RuleEvidence};
 
 use super::Place;
 use crate::{
     event::{Family, PolicyRef, RuleRef},
     ruleset::{
+        history::Found,
         model::{self, Chain},
-        snapshot::Found,
+        render::{self, Names},
     },
 };
 
@@ -27,10 +28,12 @@ pub(super) struct Resolved {
     pub(super) priority: Option<i32>,
 }
 
-/// A rule's identity: handles are never used again, and the place in the chain, which changes.
+/// What a record says of its rule: handles are not used again, but a rule's place in its chain
+/// changes, and `replace rule` puts another rule under the same handle, with the generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     epoch: u64,
+    generation: u32,
     kind: u32,
     number: u32,
     rule: u64,
@@ -39,72 +42,76 @@ struct Key {
     base: u64,
 }
 
-impl Key {
-    fn new(evidence: &RuleEvidence, place: &Place<'_>) -> Self {
-        Self {
-            epoch: place.epoch,
-            kind: evidence.kind,
-            number: evidence.number,
-            rule: evidence.rule_handle,
-            chain: evidence.chain_handle,
-            table: evidence.table_handle,
-            base: evidence.base_chain_handle,
-        }
-    }
-}
-
-/// Rules that have dropped something, rendered once.
+/// Rules that have dropped something, rendered once a generation.
 #[derive(Debug, Default)]
 pub(super) struct RuleCache {
     known: HashMap<Key, Resolved>,
 }
 
 impl RuleCache {
-    /// Whether the rule is cached or in one of the rulesets.
-    pub(super) fn is_known(&self, evidence: &RuleEvidence, place: &Place<'_>) -> bool {
-        self.known.contains_key(&Key::new(evidence, place)) || find(evidence, place).is_some()
-    }
-
-    /// The rule or policy that `evidence` names. Only what was found is kept: the rest may still be
+    /// The rule or policy that the record names. Only what was found is kept: the rest may still be
     /// read.
-    pub(super) fn resolve(&mut self, evidence: &RuleEvidence, place: &Place<'_>) -> Resolved {
-        let key = Key::new(evidence, place);
+    pub(super) fn resolve(&mut self, record: &Record, place: &mut Place<'_>) -> Resolved {
+        let evidence = &record.rule;
+        let key = Key {
+            epoch: place.epoch,
+            generation: record.generation,
+            kind: evidence.kind,
+            number: evidence.number,
+            rule: evidence.rule_handle,
+            chain: evidence.chain_handle,
+            table: evidence.table_handle,
+            base: evidence.base_chain_handle,
+        };
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let found = find(evidence, place).and_then(|found| {
-            if evidence.kind == RULE_POLICY {
-                known_policy(evidence, &found)
-            } else {
-                known_rule(evidence, &found)
-            }
+        let found = place.rulesets.as_deref_mut().map(|rulesets| {
+            let rule = (evidence.kind != RULE_POLICY).then_some(evidence.rule_handle);
+            let generation = (record.generation != 0).then_some(record.generation);
+            rulesets.resolve(
+                generation,
+                evidence.table_handle,
+                evidence.chain_handle,
+                rule,
+            )
         });
-        let Some(resolved) = found else {
-            return unread(evidence, place);
+        let gone = match found {
+            Some(Ok(Some(found))) => {
+                let resolved = if evidence.kind == RULE_POLICY {
+                    known_policy(evidence, &found)
+                } else {
+                    known_rule(evidence, &found, place.names)
+                };
+                if let Some(resolved) = resolved {
+                    // Without a generation nothing says when the rule changes.
+                    if record.generation != 0 {
+                        if self.known.len() >= CAPACITY {
+                            self.known.clear();
+                        }
+                        self.known.insert(key, resolved.clone());
+                    }
+                    return resolved;
+                }
+                false
+            }
+            Some(Ok(None)) => true,
+            Some(Err(error)) => {
+                log::warn!("cannot read the ruleset of the drop: {error}");
+                false
+            }
+            None => false,
         };
-        if self.known.len() >= CAPACITY {
-            self.known.clear();
-        }
-        self.known.insert(key, resolved.clone());
-        resolved
+        unread(evidence, gone)
     }
 }
 
-/// Handles make every hit the right one, in whichever generation.
-fn find(evidence: &RuleEvidence, place: &Place<'_>) -> Option<Found> {
-    let snapshots = place.rulesets?;
-    if evidence.kind == RULE_POLICY {
-        snapshots.find_chain(evidence.table_handle, evidence.chain_handle)
-    } else {
-        snapshots.find(
-            evidence.table_handle,
-            evidence.chain_handle,
-            evidence.rule_handle,
-        )
-    }
-}
-
-fn known_rule(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
+fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<Resolved> {
+    let options = render::Options {
+        names,
+        stateless: true,
+        handles: false,
+    };
     let table = found.ruleset.tables.get(found.table)?;
     let chain = table.chains.get(found.chain)?;
     let rule = chain.rules.get(found.rule?)?;
@@ -122,8 +129,14 @@ fn known_rule(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
             base_chain: base.map(|chain| chain.name.as_str().into()),
             number: Some(evidence.number),
             handle: Some(rule.handle),
-            text: None,
-            comment: rule.comment.as_deref().map(Into::into),
+            text: found
+                .certain
+                .then(|| render::rule(table, rule, &options).into()),
+            comment: rule
+                .comment
+                .as_deref()
+                .filter(|_| found.certain)
+                .map(Into::into),
             gone: false,
         })),
         policy: None,
@@ -149,7 +162,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
 }
 
 /// What the kernel side alone knows of a rule or policy that is in no ruleset we have read.
-fn unread(evidence: &RuleEvidence, place: &Place<'_>) -> Resolved {
+fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
     let family = u8::try_from(evidence.family).map_or(Family::Inet, |f| family(f.into()));
     if evidence.kind == RULE_POLICY {
         return Resolved {
@@ -173,7 +186,7 @@ fn unread(evidence: &RuleEvidence, place: &Place<'_>) -> Resolved {
             handle: Some(evidence.rule_handle),
             text: None,
             comment: None,
-            gone: place.rulesets.is_some(),
+            gone,
         })),
         ..Resolved::default()
     }

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fwtrace_abi::{Calibration, PKTINFO_WINDOW, SITE_POLICY, SITE_RULE, SITES, Site};
 
+/// How many words below the lowest pktinfo that calibration sees it may stand in other families.
+#[expect(clippy::cast_possible_wrap, reason = "a small constant")]
+const MARGIN: i32 = PKTINFO_WINDOW as i32 / 4;
 /// A rule location that fewer distinct rules than this have come through is not believed.
 const DISTINCT: usize = 2;
 
@@ -134,7 +137,7 @@ fn site(
         let count = sample.pktinfo_count as usize;
         sample.pktinfo.iter().take(count).copied().collect()
     })
-    .map(|slot| (slot - PKTINFO_WINDOW as i32 / 4).max(0));
+    .map(|slot| (slot - MARGIN).max(0));
     let (kind, direct, next) = if policies.is_empty() {
         let slots = |pick: fn(&fwtrace_abi::Candidate) -> Option<u64>| {
             common(samples, |expected, sample| {

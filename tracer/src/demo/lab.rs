@@ -98,9 +98,9 @@ impl Lab {
         }
     }
 
-    /// Gives the firewall its rules.
-    pub fn load(&self, rules: &Batch) -> Result<(), Error> {
-        self.firewall.run(|| rules.commit())??;
+    /// Gives the firewall a table.
+    pub fn load(&self, table: &Batch) -> Result<(), Error> {
+        self.firewall.run(|| table.commit())??;
         Ok(())
     }
 }

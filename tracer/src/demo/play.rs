@@ -12,6 +12,7 @@ use std::{
 
 use anstream::ColorChoice;
 use anstyle::Style;
+use serde::Serialize;
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -99,7 +100,9 @@ fn play(
     out: &mut impl Write,
 ) -> Result<(), Error> {
     let lab = Lab::new()?;
-    lab.load(&(scene.rules)())?;
+    for table in (scene.tables)() {
+        lab.load(&table)?;
+    }
     let service = scene
         .service
         .map(|(host, port)| traffic::listen(&lab, host, port))
@@ -160,15 +163,33 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
     }
 }
 
+/// A scene in JSON; its drops follow as in a live run.
+#[derive(Serialize)]
+struct SceneLine<'a> {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    name: &'a str,
+    story: &'a str,
+    ruleset: &'a str,
+    sent: Vec<String>,
+    look_at: &'a str,
+}
+
 /// What is wrong, the firewall, what is sent.
 fn announce(scene: &Scene, json: bool, out: &mut impl Write) -> io::Result<()> {
     if json {
-        let sent: Vec<String> = scene.sent.iter().map(ToString::to_string).collect();
-        let line = serde_json::json!({
-            "v": event::VERSION, "type": "scene", "name": scene.name, "story": scene.story, "ruleset": scene.ruleset,
-            "sent": sent, "look_at": scene.look_at,
-        });
-        writeln!(out, "{line}")?;
+        let line = SceneLine {
+            v: event::VERSION,
+            kind: "scene",
+            name: scene.name,
+            story: scene.story,
+            ruleset: scene.ruleset,
+            sent: scene.sent.iter().map(ToString::to_string).collect(),
+            look_at: scene.look_at,
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        writeln!(out)?;
     } else {
         let bold = Style::new().bold();
         writeln!(out, "\n\n{bold}{}{bold:#}\n{}\n", scene.name, scene.story)?;

@@ -19,8 +19,8 @@ pub struct Scene {
     pub name: &'static str,
     /// What is wrong, in one line.
     pub story: &'static str,
-    /// Makes the firewall's rules.
-    pub rules: fn() -> Batch,
+    /// Makes the firewall's tables.
+    pub tables: fn() -> Vec<Batch>,
     /// The same as `nft list ruleset` prints it.
     pub ruleset: &'static str,
     /// A TCP service that must run.
@@ -142,7 +142,7 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "drop-before-accept",
         story: "Port 80 is open, yet the web server cannot be reached: a drop stands before the accept.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             batch.add_base_chain("input", &BaseChain::INPUT);
             batch.add_rule("input", rule().ct_state(REPLIES).accept());
@@ -154,7 +154,7 @@ pub const SCENES: &[Scene] = &[
                     .comment("guests"),
             );
             batch.add_rule("input", rule().tcp_dport(80).accept());
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain input {
@@ -173,13 +173,13 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "policy",
         story: "No rule drops anything, and the new service on port 8080 still gets no packet.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             batch.add_base_chain("input", &BaseChain::INPUT.policy_drop());
             batch.add_rule("input", rule().ct_state(REPLIES).accept());
             batch.add_rule("input", rule().tcp_dport(22).accept());
             batch.add_rule("input", rule().tcp_dport(80).accept());
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain input {
@@ -198,7 +198,7 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "no-established",
         story: "The firewall cannot open connections of its own: they go out, and the replies are dropped.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             batch.add_base_chain("input", &BaseChain::INPUT);
             batch.add_rule("input", rule().iifname("lo").accept());
@@ -207,7 +207,7 @@ pub const SCENES: &[Scene] = &[
                 rule().ct_state(ct_state::NEW).tcp_dport(22).accept(),
             );
             batch.add_rule("input", rule().counter().drop());
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain input {
@@ -226,12 +226,12 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "wrong-interface",
         story: "SSH is allowed, but only on the interface that the administrator does not come in by.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             batch.add_base_chain("input", &BaseChain::INPUT.policy_drop());
             batch.add_rule("input", rule().ct_state(REPLIES).accept());
             batch.add_rule("input", rule().iifname("wan0").tcp_dport(22).accept());
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain input {
@@ -249,7 +249,7 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "forward",
         story: "The router passes web traffic and nothing else: no time from the server, no ping.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             let ports = [80_u16.to_be_bytes(), 443_u16.to_be_bytes()];
             let [http, https] = &ports;
@@ -266,7 +266,7 @@ pub const SCENES: &[Scene] = &[
                 "forward",
                 rule().iifname("lan0").oifname("wan0").jump("lan_to_wan"),
             );
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain lan_to_wan {
@@ -298,12 +298,12 @@ pub const SCENES: &[Scene] = &[
     Scene {
         name: "reject",
         story: "\"Connection refused\" and \"Packet filtered\": the packet is not lost, the firewall answers.",
-        rules: || {
+        tables: || {
             let mut batch = filter();
             batch.add_base_chain("input", &BaseChain::INPUT);
             batch.add_rule("input", rule().tcp_dport(23).reject(Reject::TcpReset));
             batch.add_rule("input", rule().udp_dport(53).reject(Reject::Icmpx(3)));
-            batch
+            vec![batch]
         },
         ruleset: "table inet filter {
 \tchain input {
@@ -320,6 +320,47 @@ pub const SCENES: &[Scene] = &[
         ],
         expected: &[Expected::reject("input", 1), Expected::reject("input", 2)],
         look_at: "REJECT, not DROP: the sender was told, so its error message is the firewall's word, not the service's",
+    },
+    Scene {
+        name: "two-tables",
+        story: "The rule says accept, and its packets are still turned away: another table has the last word.",
+        tables: || {
+            let mut first = filter();
+            first.add_base_chain("input", &BaseChain::INPUT);
+            first.add_rule("input", rule().tcp_dport(80).accept());
+            let mut second = Batch::new(Family::Inet, "manager");
+            second.add_table();
+            second.add_base_chain(
+                "late",
+                &BaseChain {
+                    priority: 10,
+                    ..BaseChain::INPUT
+                },
+            );
+            second.add_rule("late", rule().ct_state(REPLIES).accept());
+            second.add_rule("late", rule().tcp_dport(22).accept());
+            second.add_rule("late", rule().reject(Reject::Icmpx(3)));
+            vec![first, second]
+        },
+        ruleset: "table inet filter {
+\tchain input {
+\t\ttype filter hook input priority filter; policy accept;
+\t\ttcp dport 80 accept
+\t}
+}
+table inet manager {
+\tchain late {
+\t\ttype filter hook input priority filter + 10; policy accept;
+\t\tct state established,related accept
+\t\ttcp dport 22 accept
+\t\treject with icmpx admin-prohibited
+\t}
+}
+",
+        service: None,
+        sent: &[tcp(Host::Client, FIREWALL, 80)],
+        expected: &[Expected::reject("late", 3)],
+        look_at: "\"by inet manager late\": an accept ends its own chain only; every later chain of the hook is asked too",
     },
 ];
 

@@ -1,8 +1,10 @@
 //! Sinks: text, JSON lines, the summary. stdout is data, stderr is talk.
 
+pub mod listing;
 mod summary;
 mod text;
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Stderr, Write};
 use std::os::fd::AsFd;
@@ -171,6 +173,20 @@ impl<W: Write, T: Write> Sink<W, T> {
         }
         writeln!(self.talk, ", generation {}", change.generation)
     }
+}
+
+/// An error and what caused it, in one line. Many errors repeat their cause: it is said once.
+pub fn error_text(err: &dyn Error) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

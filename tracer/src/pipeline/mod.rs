@@ -240,9 +240,6 @@ impl Run<'_> {
         let inode = raw.record.netns;
         let mut namespaces = self.namespaces.borrow_mut();
         namespaces.meet(inode);
-        if namespaces.with(inode, |place| self.attributor.is_unread(&raw.record, place)) {
-            namespaces.refresh(inode);
-        }
         namespaces.with(inode, |place| self.attributor.event(raw, time, place))
     }
 

@@ -16,14 +16,17 @@ use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
 use crate::{
     attribute::Place,
     event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
-    netns::{Names, NetNs},
-    ruleset::snapshot::Snapshots,
+    netns::{self, NetNs},
+    ruleset::{render::Names, snapshot::Snapshots},
 };
 
 /// One namespace.
 struct Watched {
     netns: NetnsRef,
     epoch: u64,
+    /// Kept open for its interfaces; `None`: gone before it could be opened.
+    file: Option<NetNs>,
+    names: Names,
     /// `None`: its rulesets cannot be read.
     rulesets: Option<Snapshots>,
     /// The task that follows the ruleset; ends with this.
@@ -45,7 +48,9 @@ pub(super) struct Namespaces {
     watched: HashMap<u32, Watched>,
     /// Every namespace is watched, whenever it appears.
     all: bool,
-    names: Names,
+    found: netns::Names,
+    /// Of the machine; each namespace has interfaces of its own.
+    system: Names,
     epochs: u64,
     events: UnboundedSender<Event>,
     /// For the tasks that follow the rulesets.
@@ -60,7 +65,8 @@ impl Namespaces {
             RefCell::new(Self {
                 watched: HashMap::new(),
                 all,
-                names: Names::default(),
+                found: netns::Names::default(),
+                system: Names::system(),
                 epochs: 0,
                 events,
                 this: this.clone(),
@@ -86,12 +92,14 @@ impl Namespaces {
             let follow = follow(self.this.clone(), inode, socket);
             Some(tokio::task::spawn_local(follow))
         });
-        let findable = self.names.name(inode).is_some();
+        let findable = self.found.name(inode).is_some();
         self.watched.insert(
             inode,
             Watched {
                 netns: netns.to_ref(),
                 epoch: self.epochs,
+                names: names(&self.system, Some(netns)),
+                file: Some(netns.clone()),
                 rulesets,
                 follower,
                 findable,
@@ -104,13 +112,15 @@ impl Namespaces {
         if !self.all || self.watched.contains_key(&inode) {
             return;
         }
-        match self.names.open(inode) {
+        match self.found.open(inode) {
             Some(netns) => self.add(&netns),
             None => {
                 self.epochs += 1;
                 let nameless = Watched {
                     netns: NetnsRef { inode, name: None },
                     epoch: self.epochs,
+                    names: self.system.clone(),
+                    file: None,
                     rulesets: None,
                     follower: None,
                     findable: true,
@@ -120,42 +130,32 @@ impl Namespaces {
         }
     }
 
-    /// Reads a namespace's ruleset again, now.
-    pub(super) fn refresh(&mut self, inode: u32) {
-        let rulesets = self
-            .watched
-            .get_mut(&inode)
-            .and_then(|w| w.rulesets.as_mut());
-        if let Some(Err(error)) = rulesets.map(Snapshots::refresh) {
-            self.tell(format!("cannot read the ruleset again: {error}"));
-        }
-    }
-
     /// Hands `inode`'s place to `f`.
-    pub(super) fn with<T>(&self, inode: u32, f: impl FnOnce(&Place<'_>) -> T) -> T {
-        let unknown;
-        let (netns, rulesets, epoch) = match self.watched.get(&inode) {
-            Some(watched) => (&watched.netns, watched.rulesets.as_ref(), watched.epoch),
+    pub(super) fn with<T>(&mut self, inode: u32, f: impl FnOnce(Place<'_>) -> T) -> T {
+        match self.watched.get_mut(&inode) {
+            Some(watched) => f(Place {
+                netns: &watched.netns,
+                rulesets: watched.rulesets.as_mut(),
+                names: &watched.names,
+                epoch: watched.epoch,
+            }),
             // Let go while records of it were on their way.
-            None => {
-                unknown = NetnsRef { inode, name: None };
-                (&unknown, None, 0)
-            }
-        };
-        f(&Place {
-            netns,
-            rulesets,
-            epoch,
-        })
+            None => f(Place {
+                netns: &NetnsRef { inode, name: None },
+                rulesets: None,
+                names: &self.system,
+                epoch: 0,
+            }),
+        }
     }
 
     /// Lets go of the namespaces that only fwtrace holds any more, and tells which.
     pub(super) fn let_go(&mut self) -> Vec<NetnsRef> {
-        let names = &mut self.names;
+        let found = &mut self.found;
         let gone: Vec<u32> = self
             .watched
             .iter()
-            .filter(|(inode, watched)| watched.findable && names.name(**inode).is_none())
+            .filter(|(inode, watched)| watched.findable && found.name(**inode).is_none())
             .map(|(inode, _)| *inode)
             .collect();
         gone.iter()
@@ -179,6 +179,9 @@ impl Namespaces {
         };
         match rulesets.drain() {
             Ok(changes) => {
+                if changes.reread {
+                    watched.names = names(&self.system, watched.file.as_ref());
+                }
                 for commit in changes.commits {
                     // The run is over if nobody listens.
                     let _ = self.events.send(Event::RulesetChange(RulesetChange {
@@ -202,6 +205,14 @@ impl Namespaces {
             message,
         }));
     }
+}
+
+/// The names of the machine, with the namespace's interfaces as they are now.
+fn names(system: &Names, netns: Option<&NetNs>) -> Names {
+    let interfaces = netns.and_then(|netns| netns.interfaces().ok());
+    system
+        .clone()
+        .with_interfaces(interfaces.unwrap_or_default())
 }
 
 /// Waits for notifications about `inode`'s ruleset, until the task is aborted.

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use fwtrace_abi::{Counters, Layout, SITE_POLICY, SITE_RULE, Settings, Site};
+use fwtrace_abi::{Counters, Layout, Settings, Site};
 use tokio::sync::mpsc;
 
 use super::namespaces::Namespaces;
@@ -138,7 +138,7 @@ pub(super) fn start(
     let mut settings = Settings::NONE;
     settings.netfilter_drop = netfilter_drop;
     settings.want_stack = 1;
-    plan.apply(&mut settings, |name| kernel.reasons.value(name).ok())?;
+    plan.apply(&mut settings, |name| kernel.reasons.value(name))?;
     if let Ok(symbols) = &kernel.symbols {
         settings.conntrack_hooks =
             CONNTRACK_HOOKS.map(|name| symbols.range(name).map_or(0, |range| range.start));
@@ -201,20 +201,6 @@ fn install(settings: &mut Settings, sites: &[Site]) {
 fn no_kernel_stack(error: &CalibrationError) -> String {
     format!(
         "{error}; rules are not read from the kernel's stack, drops are shown by engine and hook"
-    )
-}
-
-/// What calibration has taught, in words.
-pub(super) fn describe_site(site: &Site) -> String {
-    let kind = match site.kind {
-        SITE_RULE => "rule",
-        SITE_POLICY => "policy",
-        _ => "unused",
-    };
-    let next = if site.next != 0 { ", next rule" } else { "" };
-    format!(
-        "{kind} at {:#x}: word {}{next}; base chain: word {}; packet: from word {}",
-        site.location, site.rule_slot, site.base_slot, site.pktinfo_slot
     )
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::model::{Family, Rule, Ruleset, Set};
@@ -18,6 +18,9 @@ pub const KEPT: usize = 16;
 const ELEMENTS_KEPT: usize = 1_000;
 /// How many replacements of rules, and how many gaps in the notifications, are remembered.
 const REMEMBERED: usize = 4_096;
+
+/// A drop of unknown generation is at most this old.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// One reading of the ruleset and the generations it stands for.
 #[derive(Debug, Clone)]
@@ -121,7 +124,7 @@ pub struct Found {
     pub rule: Option<usize>,
     /// It is, as it is here, in the newest reading. `false`: it is no longer in the ruleset.
     pub newest: bool,
-    /// `false`: the rule was replaced under the same handle and it is not known whether before or after.
+    /// `false`: the rule may have been replaced under the same handle before or after, or the generation is newer than what was read.
     pub certain: bool,
 }
 
@@ -166,6 +169,16 @@ struct RuleKey {
     handle: u64,
 }
 
+/// A rule that was replaced under the same handle.
+#[derive(Debug)]
+struct Replaced {
+    rule: RuleKey,
+    /// The generation since which the new one is in force.
+    generation: u32,
+    /// When fwtrace heard of it.
+    heard: Instant,
+}
+
 /// The last readings and what the notifications say about them.
 #[derive(Debug)]
 pub struct History {
@@ -181,8 +194,8 @@ pub struct History {
     deleted: HashSet<RuleKey>,
     /// Of these, those that it adds again.
     replacing: Vec<RuleKey>,
-    /// Rules that were replaced under the same handle, and the generation since which the new one is in force.
-    replaced: VecDeque<(u32, RuleKey)>,
+    /// Rules that were replaced under the same handle.
+    replaced: VecDeque<Replaced>,
     /// Between these generations, both excluded, notifications were lost.
     gaps: VecDeque<(u32, u32)>,
     /// Notifications were lost since the newest reading.
@@ -287,8 +300,12 @@ impl History {
         self.touched = true;
     }
 
-    fn replaced_at(&mut self, generation: u32, key: RuleKey) {
-        self.replaced.push_back((generation, key));
+    fn replaced_at(&mut self, generation: u32, rule: RuleKey) {
+        self.replaced.push_back(Replaced {
+            rule,
+            generation,
+            heard: Instant::now(),
+        });
         if self.replaced.len() > REMEMBERED {
             self.replaced.pop_front();
         }
@@ -352,10 +369,6 @@ impl History {
         std::iter::once(&self.newest).chain(&self.older)
     }
 
-    fn oldest(&self) -> &Snapshot {
-        self.older.back().unwrap_or(&self.newest)
-    }
-
     /// The reading that has the chains and rules of this generation.
     pub fn at_generation(&self, generation: u32) -> Option<&Snapshot> {
         self.snapshots()
@@ -378,16 +391,16 @@ impl History {
                 Some((snapshot, snapshot.position(table, chain, rule)?))
             })
         };
-        let unchanged = |snapshot: &Snapshot, t: usize, generation| {
-            let (Some(handle), Some(table)) = (rule, snapshot.ruleset.tables.get(t)) else {
-                return true;
-            };
-            let key = RuleKey {
+        let key = |snapshot: &Snapshot, t: usize| {
+            let table = snapshot.ruleset.tables.get(t)?;
+            Some(RuleKey {
                 family: table.family,
                 table: table.name.clone(),
-                handle,
-            };
-            self.unchanged(&key, snapshot, generation)
+                handle: rule?,
+            })
+        };
+        let unchanged = |snapshot: &Snapshot, t: usize, generation| {
+            key(snapshot, t).is_none_or(|key| self.unchanged(&key, snapshot, generation))
         };
         let (snapshot, (t, c, r)) = match generation {
             None => candidates().next()?,
@@ -413,12 +426,17 @@ impl History {
             chain: c,
             rule: r,
             newest: in_newest && unchanged(snapshot, t, self.newest.last),
-            // Without a generation the drop can be as old as the oldest reading.
             certain: match generation {
                 Some(generation) => unchanged(snapshot, t, generation),
-                None => unchanged(snapshot, t, self.oldest().first()),
+                None => key(snapshot, t).is_none_or(|key| !self.replaced_recently(&key)),
             },
         })
+    }
+
+    fn replaced_recently(&self, rule: &RuleKey) -> bool {
+        self.replaced
+            .iter()
+            .any(|r| r.heard.elapsed() < RECENT && r.rule == *rule)
     }
 
     /// Whether the rule is known to have been in `generation` what it is in `snapshot`, if it was there.
@@ -431,15 +449,16 @@ impl History {
         } else {
             (snapshot.last, generation)
         };
-        let replaced = self
-            .replaced
-            .iter()
-            .any(|(at, replaced)| before(after, *at) && !before(until, *at) && replaced == key);
+        let replaced = self.replaced.iter().any(|replaced| {
+            let at = replaced.generation;
+            before(after, at) && !before(until, at) && replaced.rule == *key
+        });
         let unknown = self
             .gaps
             .iter()
             .any(|&(from, to)| before(from, generation) && before(generation, to));
-        !replaced && !unknown
+        let ahead = before(self.newest.last, generation);
+        !replaced && !unknown && !ahead
     }
 }
 

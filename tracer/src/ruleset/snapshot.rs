@@ -14,7 +14,6 @@ use std::{
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::history::before;
 pub use super::history::{Changes, Commit, Found, History, KEPT, Snapshot};
 use super::model::Ruleset;
 use crate::netlink::{
@@ -43,8 +42,6 @@ pub enum SnapshotError {
 #[derive(Debug)]
 pub struct Snapshots {
     monitor: Socket,
-    /// A duplicate of the monitor's descriptor, registered with tokio when [`Snapshots::changed`] is first called.
-    watch: Option<AsyncFd<OwnedFd>>,
     reader: Socket,
     history: History,
     readings: u64,
@@ -69,37 +66,10 @@ impl Snapshots {
         let history = History::new(read_ruleset(&mut reader)?);
         Ok(Self {
             monitor,
-            watch: None,
             reader,
             history,
             readings: 1,
         })
-    }
-
-    /// Waits for a change. The ruleset has then been read again where that was necessary (which blocks for milliseconds).
-    ///
-    /// Must be called within a tokio runtime with I/O enabled, always the same one. Cancel safe. After an error, the next call goes on;
-    /// [`Snapshots::refresh`] makes up for a reading that failed.
-    pub async fn changed(&mut self) -> Result<Changes, SnapshotError> {
-        loop {
-            if self.history.has_changes() && !self.history.is_stale() {
-                return Ok(self.history.take_changes());
-            }
-            let watch = match &mut self.watch {
-                Some(watch) => watch,
-                empty => {
-                    let fd = self.monitor.as_fd().try_clone_to_owned();
-                    empty.insert(fd.and_then(watch_readable).map_err(SnapshotError::Watch)?)
-                }
-            };
-            // Cleared before reading to the end: what comes in between makes the descriptor ready again.
-            watch
-                .readable()
-                .await
-                .map_err(SnapshotError::Watch)?
-                .clear_ready();
-            self.catch_up()?;
-        }
     }
 
     /// Takes in all notifications that are there, without waiting for more, and reads the ruleset again where that is necessary.
@@ -125,24 +95,36 @@ impl Snapshots {
             }
         }
         if self.history.is_stale() {
-            self.refresh()?;
+            self.read()?;
         }
         Ok(())
     }
 
-    /// Reads the ruleset now, whatever the notifications say. Blocks while the kernel answers (milliseconds).
+    /// Makes sure that the newest reading is of now: takes in what notifications there are, and reads the ruleset again if it has another
+    /// generation. What was taken in is told by the next [`Snapshots::drain`].
+    ///
+    /// Blocks for microseconds, or for milliseconds when the ruleset must be read.
     pub fn refresh(&mut self) -> Result<(), SnapshotError> {
+        self.catch_up()?;
+        if read_generation(&mut self.reader)? != self.newest_generation() {
+            self.read()?;
+            // What led to this generation was announced meanwhile.
+            self.catch_up()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<(), SnapshotError> {
         self.readings += 1;
         self.history.reading(read_ruleset(&mut self.reader)?);
         Ok(())
     }
 
-    /// Finds a rule, or a chain if `rule` is `None`, by its handles, as [`History::find`] does, after taking in what notifications
-    /// there are. `generation` is the one in force when it decided (`net.nft.base_seq`), where that is known.
+    /// Finds a rule, or a chain if `rule` is `None`, by its handles, as [`History::find`] does, after making sure that the readings
+    /// are new enough. `generation` is the one in force when it decided (`net.nft.base_seq`), where that is known.
     ///
     /// Blocks for microseconds, or for milliseconds when the ruleset must be read. What was taken in is told by the next
-    /// [`Snapshots::changed`] or [`Snapshots::drain`]. `None`: the ruleset never had it as long as it was followed, or it came and went
-    /// between two readings.
+    /// [`Snapshots::drain`]. `None`: the ruleset never had it as long as it was followed, or it came and went between two readings.
     pub fn resolve(
         &mut self,
         generation: Option<u32>,
@@ -153,18 +135,13 @@ impl Snapshots {
         if generation.is_none_or(|generation| self.history.at_generation(generation).is_none()) {
             self.catch_up()?;
         }
-        let ahead = generation
-            .is_some_and(|generation| before(self.history.newest_generation(), generation));
         let found = self.history.find(generation, table, chain, rule);
-        if found.is_some() && !ahead {
+        if found.as_ref().is_some_and(|found| found.certain) {
             return Ok(found);
         }
         // A drop can come before the announcement of the generation that it is of.
-        if read_generation(&mut self.reader)? != self.history.newest_generation() {
-            self.refresh()?;
-            return Ok(self.history.find(generation, table, chain, rule));
-        }
-        Ok(found)
+        self.refresh()?;
+        Ok(self.history.find(generation, table, chain, rule))
     }
 
     /// The readings and how to find something in them.

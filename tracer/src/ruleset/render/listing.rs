@@ -8,12 +8,12 @@ use super::lift;
 use super::node::Node;
 use super::statement::{limit, object_type, quota, synproxy};
 use super::types::{Type, time_text};
-use super::{Options, Printer, chain_declaration, hook_name, priority, set};
+use super::{Printer, chain_declaration, hook_name, priority, set};
 use crate::ruleset::model::Family;
 
 /// A table with all that is in it.
-pub(super) fn table(table: &Table, options: &Options<'_>) -> String {
-    let printer = Printer::new(table, options, true);
+pub(super) fn table(printer: &Printer<'_>) -> String {
+    let table = printer.table;
     let mut parts = Vec::new();
     let mut head = String::new();
     if table.flags != 0 {
@@ -33,31 +33,31 @@ pub(super) fn table(table: &Table, options: &Options<'_>) -> String {
         head += &format!("\tcomment \"{comment}\"\n");
     }
     for item in &table.objects {
-        parts.push(object(&printer, item));
+        parts.push(object(printer, item));
     }
     for item in table
         .sets
         .iter()
         .filter(|set| set.flags & Set::ANONYMOUS == 0)
     {
-        parts.push(named_set(&printer, item));
+        parts.push(named_set(printer, item));
     }
     for item in &table.flowtables {
-        parts.push(flowtable(&printer, item));
+        parts.push(flowtable(printer, item));
     }
     for item in table
         .chains
         .iter()
         .filter(|chain| chain.flags & Chain::BINDING == 0)
     {
-        parts.push(chain(&printer, item));
+        parts.push(chain(printer, item));
     }
     let between = if table.flags == 0 || parts.is_empty() {
         ""
     } else {
         "\n"
     };
-    let open = opening(&printer, table.handle);
+    let open = opening(printer, table.handle);
     format!(
         "table {} {} {open}{head}{between}{}}}\n",
         table.family,
@@ -85,7 +85,9 @@ fn chain(printer: &Printer<'_>, chain: &Chain) -> String {
     }
     for rule in &chain.rules {
         text += &format!("\t\t{}", printer.rule(rule));
-        if printer.options.handles {
+        if printer.numbers {
+            text += &format!(" # rule {} (handle {})", rule.number, rule.handle);
+        } else if printer.options.handles {
             text += &format!(" # handle {}", rule.handle);
         }
         text.push('\n');

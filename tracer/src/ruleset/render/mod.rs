@@ -55,6 +55,8 @@ struct Printer<'a> {
     table: &'a Table,
     /// Anonymous chains over several lines, as in a listing, or in one.
     block: bool,
+    /// With each rule's number, in words: `# rule 1 (handle 3)`.
+    numbers: bool,
     depth: u8,
 }
 
@@ -64,6 +66,7 @@ impl<'a> Printer<'a> {
             options: *options,
             table,
             block,
+            numbers: false,
             depth: 0,
         }
     }
@@ -122,7 +125,16 @@ pub fn rule(table: &Table, rule: &Rule, options: &Options<'_>) -> String {
 /// The whole ruleset as `nft list ruleset` prints it, or `nft -a list ruleset`.
 pub fn ruleset(ruleset: &Ruleset, options: &Options<'_>) -> String {
     let tables = ruleset.tables.iter();
-    tables.map(|table| listing::table(table, options)).collect()
+    tables
+        .map(|table| listing::table(&Printer::new(table, options, true)))
+        .collect()
+}
+
+/// One table as [`ruleset`] has it, each rule with its number and handle in words behind it: `# rule 1 (handle 3)`. nft takes it too.
+pub fn numbered_table(table: &Table, options: &Options<'_>) -> String {
+    let mut printer = Printer::new(table, options, true);
+    printer.numbers = true;
+    listing::table(&printer)
 }
 
 /// What makes a chain a base chain, in one line: `type filter hook input priority filter; policy drop;`. `None` for other chains.
