@@ -86,7 +86,7 @@ fn ipv6(kind: u8) -> &'static [Header] {
             &[
                 ("nexthdr", InetProto, 0, 8),
                 ("hdrlength", Integer, 8, 8),
-                ("type", Type::MobilityType, 16, 8),
+                ("type", Type::Mobility, 16, 8),
                 ("reserved", Integer, 24, 8),
                 ("checksum", Integer, 32, 16),
             ],

@@ -18,6 +18,9 @@ mod udata {
     pub(super) const DATA_INTERVAL: u8 = 6;
 }
 
+/// Longer than anything in a register.
+const MAX_BITS: u32 = 4096;
+
 /// Values of a set: their fields, and the expression they were declared with.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
@@ -33,6 +36,22 @@ pub(super) fn key(set: &Set) -> Shape {
     let order = number(&set.userdata, udata::KEY_ORDER);
     let declared = declared(set, udata::KEY_TYPEOF, set.key_len);
     shape(set.key_type, set.key_len, order, declared)
+}
+
+/// [`key`] for a set in a rule: where the set does not say how wide a number in a concatenation is, the rule does.
+pub(super) fn key_in_rule(set: &Set, used: &Node<'_>) -> Shape {
+    let mut shape = key(set);
+    if let Node::Concat(parts) = used
+        && shape.declared.is_none()
+        && parts.len() == shape.fields.len()
+    {
+        for (field, part) in shape.fields.iter_mut().zip(parts) {
+            if field.ty.bits() == 0 {
+                *field = part.kind();
+            }
+        }
+    }
+    shape
 }
 
 /// What the data are; `None` for a set or an object map.
@@ -88,6 +107,7 @@ fn shape(ty: u32, len: u32, order: Option<u32>, declared: Option<Node<'static>>)
             declared: Some(node),
         };
     }
+    let len = len.min(MAX_BITS / 8);
     if ty >> 6 == 0 {
         let ty = Type::from_number(ty).unwrap_or(Type::Hex);
         let order = match order {
@@ -214,11 +234,11 @@ fn node(attributes: &[u8]) -> Option<Node<'static>> {
         },
         XFRM => {
             let direction = u8::try_from(get(2)?).ok()?;
-            let (text, kind) = super::lift::xfrm(get(0)?, direction, get(1)?)?;
+            let (text, kind) = super::load::xfrm(get(0)?, direction, get(1)?)?;
             Some(Node::Load(text, kind))
         }
         FIB => {
-            let (text, ty, bits) = super::lift::fib(get(0)?, get(1)?);
+            let (text, ty, bits) = super::load::fib(get(0)?, get(1)?);
             load(&text, ty, Order::Host, bits)
         }
         _ => None,
@@ -249,8 +269,8 @@ fn payload(data: &[u8]) -> Option<Node<'static>> {
             };
             Payload {
                 layer,
-                offset: get(3)?,
-                len: get(4)?,
+                offset: get(3)?.min(MAX_BITS),
+                len: get(4)?.min(MAX_BITS),
                 field: None,
             }
         }

@@ -20,7 +20,11 @@ pub(super) fn data_kind(set: &Set) -> Kind {
             concat: false,
             ..
         }) => fields.first().copied().unwrap_or(UNTYPED),
-        _ => Kind::new(Type::Hex, Order::Big, 8 * set.data_len.unwrap_or_default()),
+        _ => Kind::new(
+            Type::Hex,
+            Order::Big,
+            set.data_len.unwrap_or_default().saturating_mul(8),
+        ),
     }
 }
 
@@ -73,33 +77,51 @@ pub(super) fn first_key(set: &Set) -> Option<u8> {
     keys.min().copied()
 }
 
-/// The set in a rule: by its name, or by its elements.
-pub(super) fn reference(printer: &Printer<'_>, set: &Set, slice: Option<(u32, u32)>) -> String {
+/// The set in a rule that looks `key` up: by its name, or by its elements. `slice` are the bits of the set's keys that count, if not all.
+pub(super) fn reference(
+    printer: &Printer<'_>,
+    set: &Set,
+    key: &Node<'_>,
+    slice: Option<(u32, u32)>,
+) -> String {
     if set.flags & Set::ANONYMOUS == 0 {
         format!("@{}", set.name)
     } else if is_meter(set) {
         set.name.clone()
     } else {
-        format!("{{ {} }}", elements(printer, set, slice).join(", "))
+        format!(
+            "{{ {} }}",
+            sorted(printer, set, &key::key_in_rule(set, key), slice).join(", ")
+        )
     }
 }
 
-/// The elements in nft's order. `slice` are the bits of the keys that count, if not all.
-pub(super) fn elements(printer: &Printer<'_>, set: &Set, slice: Option<(u32, u32)>) -> Vec<String> {
-    let shape = key::key(set);
+/// The elements in nft's order.
+pub(super) fn elements(printer: &Printer<'_>, set: &Set) -> Vec<String> {
+    sorted(printer, set, &key::key(set), None)
+}
+
+fn sorted(
+    printer: &Printer<'_>,
+    set: &Set,
+    shape: &Shape,
+    slice: Option<(u32, u32)>,
+) -> Vec<String> {
+    /// Longer keys are no numbers that could be compared.
+    const NUMBER: u32 = 16;
     let data = key::data(set);
     let interval = set.flags & Set::INTERVAL != 0;
     let writer = Writer {
         printer,
         set,
-        shape: &shape,
+        shape,
         data: data.as_ref(),
         slice,
     };
     let mut texts = match (interval, shape.concat) {
-        (true, false) => writer.intervals(),
+        (true, false) if set.key_len <= NUMBER => writer.intervals(),
         (true, true) => writer.concat_ranges(),
-        (false, _) => writer.points(),
+        _ => writer.points(),
     };
     let catchall = set.elements.iter().filter(|element| element.key.is_none());
     texts.extend(catchall.map(|element| writer.element("*".to_owned(), element)));
@@ -243,9 +265,8 @@ impl Writer<'_> {
 
     /// Ranges: the kernel has where each begins, and where none is.
     fn intervals(&self) -> Vec<String> {
-        let bits = 8 * self.set.key_len;
         let top = 1u128
-            .checked_shl(bits)
+            .checked_shl(8 * self.set.key_len)
             .map_or(u128::MAX, |end| end.wrapping_sub(1));
         let mut marks: Vec<(u128, bool, &Element)> = Vec::new();
         for element in &self.set.elements {
