@@ -8,7 +8,7 @@ use super::Printer;
 use super::context::Context;
 use super::load::{option, payload};
 use super::node::{BitOp, Node};
-use super::relation::Right;
+use super::relation::{Right, UNTYPED};
 use super::types::{self, Kind, Order, Type};
 
 /// Registers in units of four bytes.
@@ -298,10 +298,22 @@ impl<'a> Lifter<'a> {
             CmpOp::Eq
         };
         let Some(set) = self.set(name) else {
-            let left = self.get(sreg);
-            let key = left.text(self.printer, left.kind());
-            let word = if dreg.is_some() { "map" } else { "" };
-            self.push(format!("{key} {word} @{name}"));
+            let key = self.get(sreg);
+            let key = self.complete(key);
+            let key = key.text(self.printer, key.kind());
+            let word = match (dreg, op) {
+                (None, CmpOp::Neq) => "!= ",
+                (None, _) => "",
+                (Some(0), _) => "vmap ",
+                (Some(_), _) => "map ",
+            };
+            let text = format!("{key} {word}@{name}");
+            match dreg {
+                Some(dreg @ 1..) => self.load(dreg, Node::Load(text, UNTYPED)),
+                _ => {
+                    self.push_match(text);
+                }
+            }
             return;
         };
         let key = self.get_wide(sreg, set.key_len);

@@ -50,7 +50,7 @@ pub struct Options<'a> {
 }
 
 /// How far one anonymous chain may be within another.
-const MAX_DEPTH: u8 = 8;
+const MAX_DEPTH: u8 = 4;
 
 /// [`Options`] and what the text is about.
 #[derive(Debug, Clone, Copy)]

@@ -12,6 +12,9 @@ use super::node::{Node, value_text};
 use super::relation::UNTYPED;
 use super::types::{self, Kind, Order, Type, time_text};
 
+/// Bytes of data, all registers (`NFT_DATA_VALUE_MAXLEN`).
+const MAX_DATA: u32 = 64;
+
 /// What the data of a map are; untyped for a concatenation.
 pub(super) fn data_kind(set: &Set) -> Kind {
     match key::data(set) {
@@ -20,11 +23,10 @@ pub(super) fn data_kind(set: &Set) -> Kind {
             concat: false,
             ..
         }) => fields.first().copied().unwrap_or(UNTYPED),
-        _ => Kind::new(
-            Type::Hex,
-            Order::Big,
-            set.data_len.unwrap_or_default().saturating_mul(8),
-        ),
+        _ => {
+            let len = set.data_len.unwrap_or_default().min(MAX_DATA);
+            Kind::new(Type::Hex, Order::Big, 8 * len)
+        }
     }
 }
 
