@@ -299,10 +299,31 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     {
         return false;
     }
+    // The first skb is nearly always the pktinfo's. Its place goes through memory, so that the
+    // verifier sees one unknown place and not each of them.
+    let mut first = PKTINFO_WINDOW as u64;
+    for i in 0..PKTINFO_WINDOW {
+        if scratch.window[i] == skb {
+            first = i as u64;
+            break;
+        }
+    }
+    let first = core::hint::black_box(first) as usize & (PKTINFO_WINDOW - 1);
+    if matching_state(scratch, first, net) {
+        return true;
+    }
     scratch.sought = (skb, net);
     scratch.state_found = 0;
-    each(scratch, PKTINFO_WINDOW as u32 - 1, try_state);
+    each(scratch, PKTINFO_WINDOW as u32, try_state);
     scratch.state_found != 0
+}
+
+/// Copies what the word behind the skb at `at` points to; true if it is a hook state of `net`.
+#[inline(always)]
+fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
+    let state = scratch.window[at + 1];
+    copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
+        && state!(scratch, state_net, u64) == net
 }
 
 /// Looks at two words of the window.
@@ -310,13 +331,7 @@ extern "C" fn try_state(index: u32, _: *mut core::ffi::c_void) -> i64 {
     let Some(scratch) = scratch() else { return 1 };
     let (skb, net) = scratch.sought;
     let at = core::hint::black_box(index) as usize & (PKTINFO_WINDOW - 1);
-    if scratch.window[at] != skb {
-        return 0;
-    }
-    let state = scratch.window[at + 1];
-    if copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
-        && state!(scratch, state_net, u64) == net
-    {
+    if scratch.window[at] == skb && matching_state(scratch, at, net) {
         scratch.state_found = 1;
         return 1;
     }

@@ -4,6 +4,8 @@
 //! (`struct nft_rule_dp`: is_last:1, dlen:12, handle:42), ended by `struct nft_rule_dp_last`, which
 //! names the chain (include/net/netfilter/nf_tables.h, v6.18).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     helpers::generated::bpf_loop,
     macros::map,
@@ -164,7 +166,7 @@ pub fn resolve(rule: &mut RuleEvidence, key: &CacheKey) {
             // SAFETY: a map value. Another CPU may evict the entry and write another one, from its
             // start on, while it is copied: the tag, read last, tells.
             let whole = unsafe {
-                *rule = (*entry).rule;
+                copy_words(&raw const (*entry).rule, rule);
                 core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
                 core::ptr::read_volatile(&raw const (*entry).tag) == tag
             };
@@ -178,8 +180,29 @@ pub fn resolve(rule: &mut RuleEvidence, key: &CacheKey) {
         return;
     }
     if key.generation != 0 {
-        let entry = CacheEntry { tag, rule: *rule };
-        let _ = CACHE.insert(key, &entry, 0);
+        let mut entry = MaybeUninit::<CacheEntry>::uninit();
+        // SAFETY: both fields are written, and there is no padding.
+        unsafe {
+            let entry = entry.as_mut_ptr();
+            (*entry).tag = tag;
+            copy_words(rule, &raw mut (*entry).rule);
+            let _ = CACHE.insert(key, &*entry, 0);
+        }
+    }
+}
+
+/// Copies a rule word by word: a plain assignment becomes a call that copies byte by byte.
+///
+/// # Safety
+/// Both must be valid for [`RuleEvidence`], `from` for reads and `to` for writes.
+#[inline(always)]
+unsafe fn copy_words(from: *const RuleEvidence, to: *mut RuleEvidence) {
+    for word in 0..size_of::<RuleEvidence>() / 8 {
+        // SAFETY: within the struct, whose size is a multiple of 8.
+        unsafe {
+            let value = core::ptr::read_volatile(from.cast::<u64>().add(word));
+            core::ptr::write_volatile(to.cast::<u64>().add(word), value);
+        }
     }
 }
 
