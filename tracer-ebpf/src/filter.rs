@@ -55,7 +55,7 @@ fn load<const N: usize>(scratch: &Scratch, at: u32, to: &mut [u8; N]) -> bool {
 
 /// Parses the headers that conditions look at. `protocol` is `skb->protocol`, host order.
 #[inline(always)]
-pub fn parse(scratch: &mut Scratch, mut protocol: u16) {
+fn parse(scratch: &mut Scratch, mut protocol: u16) {
     let mut l3 = scratch.record.l2_len as u32;
     for _ in 0..VLANS {
         if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
@@ -153,16 +153,23 @@ extern "C" fn extension(_: u32, _: *mut c_void) -> i64 {
 /// Calls `callback` with 0 to `count - 1`. The callbacks look `scratch` up for themselves, which the
 /// compiler cannot know: it has to be told that what it holds of it may have changed.
 #[inline(always)]
-fn each(scratch: &mut Scratch, count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
+pub fn each(scratch: &mut Scratch, count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
     core::hint::black_box(&mut *scratch);
     // SAFETY: the callbacks here use no context.
     unsafe { bpf_loop(count, callback as *mut c_void, null_mut(), 0) };
     core::hint::black_box(&mut *scratch);
 }
 
-/// Whether the packet's headers match: version, protocol, addresses, ports.
+/// Whether the packet's headers match: version, protocol, addresses, ports. `protocol` is
+/// `skb->protocol`, host order.
 #[inline(always)]
-pub fn packet_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
+pub fn packet_matches(settings: &Settings, scratch: &mut Scratch, protocol: u16) -> bool {
+    let conditions =
+        settings.ip_version | settings.proto_set | settings.prefix_count | settings.port_count;
+    if conditions == 0 {
+        return true;
+    }
+    parse(scratch, protocol);
     let version = scratch.headers.version;
     if settings.ip_version != 0 && settings.ip_version != version {
         return false;

@@ -218,10 +218,10 @@ fn ready_in_time_and_prompt() -> Result<()> {
         let event = fwtrace.drop_to_port(3500)?;
         slowest = slowest.max(event.read.duration_since(sent));
     }
-    println!(
+    e2e::report(&format!(
         "ready after {:?}, slowest of 50 drops on stdout after {slowest:?}",
         fwtrace.ready_after()
-    );
+    ));
     // Loose: what it must cost is for the benches. This is for a lost wakeup.
     ensure!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
     fwtrace.interrupt().context("end")?;

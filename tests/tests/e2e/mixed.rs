@@ -531,11 +531,11 @@ fn a_thousand_mixed_drops() -> Result<()> {
         wrong.extend(more.with_context(|| firewall.name)?);
     }
     let end = fwtrace.interrupt()?;
-    println!(
+    e2e::report(&format!(
         "{total} drops: {} right, {} wrong",
         total - wrong.len(),
         wrong.len()
-    );
+    ));
     let some: Vec<_> = wrong.iter().take(10).collect();
     ensure!(wrong.is_empty(), "{some:#?}");
     ensure!(total >= 1000, "{total} drops only");

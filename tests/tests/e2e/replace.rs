@@ -166,13 +166,13 @@ fn replaced_under_traffic() -> Result<()> {
     }
     let end = fwtrace.interrupt()?;
     ensure!(end.status.success(), "{}", end.stderr);
-    println!(
+    e2e::report(&format!(
         "{} drops while the ruleset was replaced {GENERATIONS} times: {right} right with their text, {gone} right \
          without, {} wrong, {} lost",
         right + gone + wrong.len(),
         wrong.len(),
         end.count("lost")?
-    );
+    ));
     let some: Vec<_> = wrong.iter().take(5).collect();
     ensure!(wrong.is_empty(), "{} wrong: {some:#?}", wrong.len());
     ensure!(
@@ -259,12 +259,12 @@ fn replaced_faster_than_it_can_be_read() -> Result<()> {
         }
         seen.insert(to);
     }
-    println!(
+    e2e::report(&format!(
         "{} drops while the ruleset was replaced 600 times at full speed: {right} right with their \
          text, {textless} right without, 0 wrong, {} lost",
         end.drops.len(),
         end.count("lost")?
-    );
+    ));
     ensure!(seen.len() == RULESETS, "only {seen:?}");
     ensure!(end.drops.len() > 200, "{} drops only", end.drops.len());
     Ok(())

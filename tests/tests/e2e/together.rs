@@ -58,11 +58,11 @@ fn five_thousand_drops_are_counted_exactly() -> Result<()> {
         );
         stood_for += at(&event.json, "count").as_u64().context("no count")?;
     }
-    println!(
+    e2e::report(&format!(
         "{COUNT} drops: {} events shown for {stood_for}, {} lost",
         end.drops.len(),
         end.count("lost")?
-    );
+    ));
     ensure!(
         end.drops.len() as u64 == end.count("shown")?,
         "{}",
@@ -159,11 +159,11 @@ fn others_come_and_go_under_traffic() -> Result<()> {
     for event in &end.drops {
         same(event, &want)?;
     }
-    println!(
+    e2e::report(&format!(
         "{sent} drops while others came and went: {} right, {} lost",
         end.drops.len(),
         end.count("lost")?
-    );
+    ));
     ensure!(end.drops.len() > 500, "{} drops only", end.drops.len());
     adds_up(&end, sent)
 }
@@ -210,10 +210,10 @@ fn drops_on_several_processors_are_counted_exactly() -> Result<()> {
             ensure!(at(&event.json, "rule.chain") == comment, "{}", event.json);
         }
     }
-    println!(
+    e2e::report(&format!(
         "{counted} drops on several processors: {} shown, {} lost",
         end.count("shown")?,
         end.count("lost")?
-    );
+    ));
     adds_up(&end, counted)
 }

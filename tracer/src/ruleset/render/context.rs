@@ -171,7 +171,7 @@ impl Context {
             }
         }
         let whole = len == payload.len;
-        (next == end && !whole).then(|| Payload {
+        (next == end && !whole).then_some(Payload {
             layer: payload.layer,
             offset: start,
             len,

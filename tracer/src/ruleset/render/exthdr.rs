@@ -86,7 +86,7 @@ fn ipv6(kind: u8) -> &'static [Header] {
             &[
                 ("nexthdr", InetProto, 0, 8),
                 ("hdrlength", Integer, 8, 8),
-                ("type", Type::MobilityType, 16, 8),
+                ("type", Type::Mobility, 16, 8),
                 ("reserved", Integer, 24, 8),
                 ("checksum", Integer, 32, 16),
             ],
@@ -305,7 +305,7 @@ impl Exthdr {
 
     /// From nft's numbers in the userdata of `typeof` sets: number of the header and of the field.
     pub(super) fn from_typeof(desc: u32, index: u32, op: u32) -> Option<Self> {
-        // nft counts the fields of IPv6 extension headers from 1, those of options from 0.
+        // nft counts the fields of IP options and IPv6 extension headers from 1, others from 0.
         let (kind, header, index) = if op == op::IPV6 {
             let (kind, header) = match desc {
                 1 => (0, 0),
@@ -318,7 +318,14 @@ impl Exthdr {
             };
             (kind, header, index.checked_sub(1)?)
         } else {
-            (u8::try_from(desc).ok()?, 0, index)
+            match (op, u8::try_from(desc).ok()?, index) {
+                // Type, length, value, pointer, address: no option has all of them.
+                (op::IPV4, kind, index) => {
+                    (kind, 0, index.checked_sub(if index < 4 { 1 } else { 2 })?)
+                }
+                (op::TCP, kind @ 5, index @ 4..) => (kind, (index as usize - 2) / 2, index % 2),
+                (_, kind, index) => (kind, 0, index),
+            }
         };
         let field = headers(op, kind)
             .get(header)?

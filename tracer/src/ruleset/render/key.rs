@@ -18,6 +18,9 @@ mod udata {
     pub(super) const DATA_INTERVAL: u8 = 6;
 }
 
+/// Longer than anything in a register.
+const MAX_BITS: u32 = 4096;
+
 /// Values of a set: their fields, and the expression they were declared with.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
@@ -35,6 +38,22 @@ pub(super) fn key(set: &Set) -> Shape {
     shape(set.key_type, set.key_len, order, declared)
 }
 
+/// [`key`] for a set in a rule: where the set does not say how wide a number in a concatenation is, the rule does.
+pub(super) fn key_in_rule(set: &Set, used: &Node<'_>) -> Shape {
+    let mut shape = key(set);
+    if let Node::Concat(parts) = used
+        && shape.declared.is_none()
+        && parts.len() == shape.fields.len()
+    {
+        for (field, part) in shape.fields.iter_mut().zip(parts) {
+            if field.ty.bits() == 0 {
+                *field = part.kind();
+            }
+        }
+    }
+    shape
+}
+
 /// What the data are; `None` for a set or an object map.
 pub(super) fn data(set: &Set) -> Option<Shape> {
     let ty = set.data_type.filter(|_| set.flags & Set::MAP != 0)?;
@@ -42,10 +61,11 @@ pub(super) fn data(set: &Set) -> Option<Shape> {
     let order = number(&set.userdata, udata::DATA_ORDER);
     if ty == Set::VERDICT {
         let fields = vec![Type::Verdict.kind()];
+        let declared = find(&set.userdata, udata::DATA_TYPEOF).and_then(node);
         return Some(Shape {
             fields,
             concat: false,
-            declared: None,
+            declared,
         });
     }
     let len = if is_data_interval(set) { len / 2 } else { len };
@@ -87,6 +107,7 @@ fn shape(ty: u32, len: u32, order: Option<u32>, declared: Option<Node<'static>>)
             declared: Some(node),
         };
     }
+    let len = len.min(MAX_BITS / 8);
     if ty >> 6 == 0 {
         let ty = Type::from_number(ty).unwrap_or(Type::Hex);
         let order = match order {
@@ -145,6 +166,7 @@ fn number(userdata: &[u8], attribute: u8) -> Option<u32> {
 
 /// An expression in userdata: its type and what it needs, `enum expr_types` of nft.
 fn node(attributes: &[u8]) -> Option<Node<'static>> {
+    const VERDICT: u32 = 1;
     const PAYLOAD: u32 = 7;
     const EXTHDR: u32 = 8;
     const META: u32 = 9;
@@ -152,15 +174,17 @@ fn node(attributes: &[u8]) -> Option<Node<'static>> {
     const OSF: u32 = 11;
     const CT: u32 = 12;
     const CONCAT: u32 = 13;
-    const NUMGEN: u32 = 22;
-    const RT: u32 = 24;
-    const FIB: u32 = 25;
+    const NUMGEN: u32 = 23;
+    const RT: u32 = 25;
+    const FIB: u32 = 26;
+    const XFRM: u32 = 27;
     let data = find(attributes, 1)?;
     let get = |attribute| number(data, attribute);
     let load = |text: &str, ty: Type, order, bits| {
         Some(Node::Load(text.to_owned(), Kind::new(ty, order, bits)))
     };
     match number(attributes, 0)? {
+        VERDICT => load("verdict", Type::Verdict, Order::Big, 0),
         PAYLOAD => payload(data),
         EXTHDR => {
             Exthdr::from_typeof(get(0)?, get(1)?, get(2).unwrap_or_default()).map(Node::Exthdr)
@@ -208,8 +232,13 @@ fn node(attributes: &[u8]) -> Option<Node<'static>> {
             3 => load("rt mtu", Type::Integer, Order::Host, 16),
             _ => None,
         },
+        XFRM => {
+            let direction = u8::try_from(get(2)?).ok()?;
+            let (text, kind) = super::load::xfrm(get(0)?, direction, get(1)?)?;
+            Some(Node::Load(text, kind))
+        }
         FIB => {
-            let (text, ty, bits) = super::lift::fib(get(0)?, get(1)?);
+            let (text, ty, bits) = super::load::fib(get(0)?, get(1)?);
             load(&text, ty, Order::Host, bits)
         }
         _ => None,
@@ -240,8 +269,8 @@ fn payload(data: &[u8]) -> Option<Node<'static>> {
             };
             Payload {
                 layer,
-                offset: get(3)?,
-                len: get(4)?,
+                offset: get(3)?.min(MAX_BITS),
+                len: get(4)?.min(MAX_BITS),
                 field: None,
             }
         }

@@ -1,19 +1,24 @@
 //! From the kernel's register machine back to statements: loads and operations fill registers with trees, and each expression that
 //! has an effect or ends the rule's match takes its operands from there.
 
-use crate::ruleset::expr::{CmpOp, Data, Expr, PayloadBase, Verdict};
+use crate::ruleset::expr::{CmpOp, Data, Expr, Verdict};
 use crate::ruleset::model::{Rule, Set};
 
 use super::Printer;
 use super::context::Context;
-use super::exthdr::{self, Exthdr};
-use super::node::{BitOp, Node, Payload};
-use super::proto::{self, Layer};
-use super::relation::Right;
+use super::load::{option, payload};
+use super::node::{BitOp, Node};
+use super::relation::{Right, UNTYPED};
 use super::types::{self, Kind, Order, Type};
 
 /// Registers in units of four bytes.
-const SLOTS: usize = 20;
+const SLOTS: usize = 16;
+
+/// The most expressions a rule has in the kernel (`NFT_RULE_MAXEXPRS`).
+const MAX_EXPRS: usize = 128;
+
+/// The most nodes a tree may have: rules that people write have a few.
+const MAX_NODES: usize = 64;
 
 /// A statement of the rule.
 #[derive(Debug)]
@@ -36,8 +41,16 @@ pub(super) struct Lifter<'a> {
 /// The text of a rule's statements.
 pub(super) fn statements(printer: &Printer<'_>, rule: &Rule) -> Vec<String> {
     let mut lifter = Lifter::new(printer);
-    for expr in &rule.exprs {
+    for expr in rule.exprs.iter().take(MAX_EXPRS) {
         lifter.step(expr);
+    }
+    if let Some(more) = rule
+        .exprs
+        .len()
+        .checked_sub(MAX_EXPRS)
+        .filter(|more| *more > 0)
+    {
+        lifter.push(format!("[ {more} more expressions ]"));
     }
     let kept = lifter
         .statements
@@ -107,9 +120,14 @@ impl<'a> Lifter<'a> {
         }
     }
 
-    fn load(&mut self, register: u32, node: Node<'a>) {
+    pub(super) fn load(&mut self, register: u32, node: Node<'a>) {
         let Some(first) = slot(register) else {
             return;
+        };
+        let node = if node.nodes() > MAX_NODES {
+            Node::Load("[ a long expression ]".to_owned(), node.kind())
+        } else {
+            node
         };
         let space = node.kind().bits.div_ceil(32).max(1) as usize;
         for taken in self.registers.iter_mut().skip(first).take(space) {
@@ -120,7 +138,14 @@ impl<'a> Lifter<'a> {
         }
     }
 
-    fn load_text(&mut self, register: u32, text: String, ty: Type, order: Order, bits: u32) {
+    pub(super) fn load_text(
+        &mut self,
+        register: u32,
+        text: String,
+        ty: Type,
+        order: Order,
+        bits: u32,
+    ) {
         self.load(register, Node::Load(text, Kind::new(ty, order, bits)));
     }
 
@@ -133,18 +158,21 @@ impl<'a> Lifter<'a> {
         })
     }
 
-    /// The trees from a register on that make up `bits`; more than one is a concatenation.
-    pub(super) fn get_wide(&self, register: u32, bits: u32) -> Node<'a> {
+    /// The trees from a register on that make up `bytes`; more than one is a concatenation.
+    pub(super) fn get_wide(&self, register: u32, bytes: u32) -> Node<'a> {
+        let slots = bytes.div_ceil(4).min(SLOTS as u32);
         let first = self.get(register);
         let own = first.kind().bits;
-        if own == 0 || own >= bits {
+        let (Some(start), 1..) = (slot(register), own) else {
+            return first;
+        };
+        if own.div_ceil(8) >= bytes {
             return first;
         }
         let mut parts = Vec::new();
         let mut taken = 0;
-        let start = slot(register).unwrap_or(SLOTS);
-        while taken * 32 < bits {
-            let part = self.get(8 + (start as u32 + taken));
+        while taken < slots {
+            let part = self.get(8 + start as u32 + taken);
             taken += part.kind().bits.div_ceil(32).max(1);
             parts.push(part);
         }
@@ -231,161 +259,6 @@ impl<'a> Lifter<'a> {
         }
     }
 
-    /// The loads that stand for themselves.
-    fn step_load(&mut self, expr: &Expr) {
-        use Order::{Big, Host};
-        match expr {
-            Expr::Fib {
-                dreg,
-                result,
-                flags,
-            } => {
-                let (text, ty, bits) = fib(*result, *flags);
-                self.load_text(*dreg, text, ty, Host, bits);
-            }
-            Expr::Rt { dreg, key } => {
-                let (text, ty, order, bits) = match key {
-                    0 => ("rt classid", Type::Realm, Host, 32),
-                    1 => ("rt ip nexthop", Type::Ip, Big, 32),
-                    2 => ("rt ip6 nexthop", Type::Ip6, Big, 128),
-                    3 => ("rt mtu", Type::Integer, Host, 16),
-                    4 => ("rt ipsec", Type::Boolean, Host, 8),
-                    _ => return self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
-                };
-                self.load_text(*dreg, text.to_owned(), ty, order, bits);
-            }
-            Expr::Socket { dreg, key, level } => {
-                let level = level.unwrap_or_default();
-                let (text, ty, bits) = match key {
-                    0 => ("socket transparent".to_owned(), Type::Integer, 8),
-                    1 => ("socket mark".to_owned(), Type::Mark, 32),
-                    2 => ("socket wildcard".to_owned(), Type::Integer, 8),
-                    3 => (format!("socket cgroupv2 level {level}"), Type::Cgroupv2, 64),
-                    _ => (raw(expr), Type::Hex, 32),
-                };
-                self.load_text(*dreg, text, ty, Host, bits);
-            }
-            Expr::Osf { dreg, ttl, flags } => {
-                let ttl = match ttl {
-                    1 => "ttl loose ",
-                    2 => "ttl skip ",
-                    _ => "",
-                };
-                let what = if flags & 1 == 1 { "version" } else { "name" };
-                self.load_text(*dreg, format!("osf {ttl}{what}"), Type::Str, Host, 128);
-            }
-            Expr::Xfrm {
-                dreg,
-                key,
-                direction,
-                spnum,
-            } => {
-                let direction = if *direction == 0 { "in" } else { "out" };
-                let spnum = if *spnum == 0 {
-                    String::new()
-                } else {
-                    format!(" spnum {spnum}")
-                };
-                let (key, ty, order, bits) = match key {
-                    1 => ("ip daddr", Type::Ip, Big, 32),
-                    2 => ("ip6 daddr", Type::Ip6, Big, 128),
-                    3 => ("ip saddr", Type::Ip, Big, 32),
-                    4 => ("ip6 saddr", Type::Ip6, Big, 128),
-                    5 => ("reqid", Type::Integer, Host, 32),
-                    6 => ("spi", Type::Integer, Big, 32),
-                    _ => return self.load_text(*dreg, raw(expr), Type::Hex, Host, 32),
-                };
-                self.load_text(
-                    *dreg,
-                    format!("ipsec {direction}{spnum} {key}"),
-                    ty,
-                    order,
-                    bits,
-                );
-            }
-            Expr::Numgen {
-                dreg,
-                modulus,
-                kind,
-                offset,
-            } => {
-                let kind = if *kind == 0 { "inc" } else { "random" };
-                let offset = if *offset == 0 {
-                    String::new()
-                } else {
-                    format!(" offset {offset}")
-                };
-                let text = format!("numgen {kind} mod {modulus}{offset}");
-                self.load_text(*dreg, text, Type::Integer, Host, 32);
-            }
-            Expr::Hash {
-                sreg,
-                dreg,
-                len,
-                modulus,
-                seed,
-                offset,
-                kind,
-            } => {
-                let seed = seed
-                    .map(|seed| format!(" seed 0x{seed:x}"))
-                    .unwrap_or_default();
-                let offset = if *offset == 0 {
-                    String::new()
-                } else {
-                    format!(" offset {offset}")
-                };
-                let rest = format!(" mod {modulus}{seed}{offset}");
-                match sreg {
-                    Some(sreg) if *kind == 0 => {
-                        let input = self.get_wide(*sreg, 8 * len);
-                        self.load(*dreg, Node::Hash(Box::new(input), rest));
-                    }
-                    _ => self.load_text(*dreg, format!("symhash{rest}"), Type::Integer, Host, 32),
-                }
-            }
-            Expr::Tunnel { dreg, key, mode } => {
-                let mode = match mode {
-                    1 => " rx",
-                    2 => " tx",
-                    _ => "",
-                };
-                let (key, ty, bits) = if *key == 0 {
-                    ("path", Type::Boolean, 8)
-                } else {
-                    ("id", Type::Integer, 32)
-                };
-                self.load_text(*dreg, format!("tunnel{mode} {key}"), ty, Host, bits);
-            }
-            Expr::Inner {
-                kind, expr: inner, ..
-            } => self.inner(expr, *kind, inner),
-            _ => self.effect(expr),
-        }
-    }
-
-    /// A load from the packet inside a tunnel.
-    fn inner(&mut self, whole: &Expr, kind: u32, inner: &Expr) {
-        let tunnel = match kind {
-            1 => "vxlan",
-            2 => "geneve",
-            _ => "inner",
-        };
-        let (dreg, node) = match inner {
-            Expr::Payload {
-                dreg,
-                base,
-                offset,
-                len,
-            } => (*dreg, Node::Payload(payload(*base, *offset, *len))),
-            Expr::Meta { dreg, key } => (*dreg, Node::Meta(*key)),
-            _ => return self.push(raw(whole)),
-        };
-        let kind = node.kind();
-        let text = format!("{tunnel} {}", node.text(self.printer, kind));
-        self.load_text(dreg, text, kind.ty, kind.order, kind.bits);
-    }
-
     /// The kernel's `(register & mask) ^ xor`, as and, or, xor of the register.
     fn bitwise(&mut self, expr: &Expr) {
         let Expr::Bitwise {
@@ -407,7 +280,7 @@ impl<'a> Lifter<'a> {
             None => Node::Value(data.clone()),
         };
         let node = match op {
-            0 => mask_xor(left, mask, xor),
+            0 => mask_xor(*left, mask, xor),
             1 => Node::Op(BitOp::Left, left, Box::new(Node::Value(data.clone()))),
             2 => Node::Op(BitOp::Right, left, Box::new(Node::Value(data.clone()))),
             3 => Node::Op(BitOp::And, left, Box::new(right())),
@@ -425,13 +298,25 @@ impl<'a> Lifter<'a> {
             CmpOp::Eq
         };
         let Some(set) = self.set(name) else {
-            let left = self.get(sreg);
-            let key = left.text(self.printer, left.kind());
-            let word = if dreg.is_some() { "map" } else { "" };
-            self.push(format!("{key} {word} @{name}"));
+            let key = self.get(sreg);
+            let key = self.complete(key);
+            let key = key.text(self.printer, key.kind());
+            let word = match (dreg, op) {
+                (None, CmpOp::Neq) => "!= ",
+                (None, _) => "",
+                (Some(0), _) => "vmap ",
+                (Some(_), _) => "map ",
+            };
+            let text = format!("{key} {word}@{name}");
+            match dreg {
+                Some(dreg @ 1..) => self.load(dreg, Node::Load(text, UNTYPED)),
+                _ => {
+                    self.push_match(text);
+                }
+            }
             return;
         };
-        let key = self.get_wide(sreg, 8 * set.key_len);
+        let key = self.get_wide(sreg, set.key_len);
         let map = |key| Node::Map {
             key: Box::new(key),
             set,
@@ -483,67 +368,8 @@ pub(super) fn verdict_text(verdict: &Verdict) -> String {
     }
 }
 
-pub(super) fn payload(base: PayloadBase, offset: u32, len: u32) -> Payload {
-    let layer = match base {
-        PayloadBase::Link => Layer::Link,
-        PayloadBase::Network => Layer::Network,
-        PayloadBase::Transport => Layer::Transport,
-        PayloadBase::Inner => Layer::Inner,
-        PayloadBase::Tunnel => Layer::Tunnel,
-    };
-    Payload::raw(layer, offset.saturating_mul(8), len.saturating_mul(8))
-}
-
-pub(super) fn option(kind: u8, offset: u32, len: u32, flags: u32, op: u32) -> Exthdr {
-    Exthdr {
-        op,
-        kind,
-        offset: offset.saturating_mul(8),
-        len: len.saturating_mul(8),
-        present: flags & 1 == 1,
-    }
-}
-
-/// The protocol that an option belongs to.
-pub(super) fn option_proto(op: u32) -> Option<&'static proto::Proto> {
-    match op {
-        exthdr::op::TCP => Some(&proto::TCP),
-        exthdr::op::IPV6 => Some(&proto::IP6),
-        exthdr::op::IPV4 => Some(&proto::IP),
-        _ => None,
-    }
-}
-
-pub(super) fn fib(result: u32, flags: u32) -> (String, Type, u32) {
-    const PRESENT: u32 = 32;
-    let names = [
-        (1, "saddr"),
-        (2, "daddr"),
-        (4, "mark"),
-        (8, "iif"),
-        (16, "oif"),
-    ];
-    let tuple: Vec<&str> = names
-        .iter()
-        .filter(|name| flags & name.0 != 0)
-        .map(|name| name.1)
-        .collect();
-    let (result, ty, bits) = match result {
-        1 => ("oif", Type::Ifindex, 32),
-        2 => ("oifname", Type::Ifname, 128),
-        3 => ("type", Type::FibAddr, 32),
-        _ => ("unknown", Type::Hex, 32),
-    };
-    let ty = if flags & PRESENT == 0 {
-        ty
-    } else {
-        Type::Boolean
-    };
-    (format!("fib {} {result}", tuple.join(" . ")), ty, bits)
-}
-
 /// `(left & mask) ^ xor`: bits that are cleared and then set are an or.
-fn mask_xor<'a>(left: Box<Node<'a>>, mask: &[u8], xor: &[u8]) -> Node<'a> {
+fn mask_xor<'a>(left: Node<'a>, mask: &[u8], xor: &[u8]) -> Node<'a> {
     let xor_at = |i: usize| xor.get(i).copied().unwrap_or_default();
     let set: Vec<u8> = mask
         .iter()
@@ -560,7 +386,7 @@ fn mask_xor<'a>(left: Box<Node<'a>>, mask: &[u8], xor: &[u8]) -> Node<'a> {
         .zip(&set)
         .map(|(mask, set)| mask | set)
         .collect();
-    let mut node = *left;
+    let mut node = left;
     let steps = [
         (BitOp::And, keep.iter().any(|byte| *byte != 0xff), keep),
         (BitOp::Xor, flip.iter().any(|byte| *byte != 0), flip),

@@ -6,7 +6,8 @@ use crate::ruleset::model::{Chain, Flowtable, Object, ObjectState, Set, Table};
 use super::key;
 use super::lift;
 use super::node::Node;
-use super::statement::{limit, object_type, quota, synproxy};
+use super::stateful::{limit, quota, synproxy};
+use super::statement::object_type;
 use super::types::{Type, time_text};
 use super::{Printer, chain_declaration, hook_name, priority, set};
 use crate::ruleset::model::Family;
@@ -167,7 +168,7 @@ fn named_set(printer: &Printer<'_>, set: &Set) -> String {
     if let Some(comment) = &set.comment {
         line(format!("comment \"{comment}\""));
     }
-    let elements = set::elements(printer, set, None);
+    let elements = set::elements(printer, set);
     if !elements.is_empty() {
         line(format!("elements = {{ {} }}", wrapped(set, &elements)));
     }
@@ -219,7 +220,7 @@ fn wrapped(set: &Set, elements: &[String]) -> String {
             | Type::Gid
             | Type::CtDir,
         ) => 5,
-        Some(Type::Ip | Type::CtState | Type::CtStatus | Type::PacketType) => 2,
+        Some(Type::Ip | Type::CtState | Type::CtStatus | Type::Pkttype) => 2,
         _ => 1,
     };
     let lines: Vec<String> = elements

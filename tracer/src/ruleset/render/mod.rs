@@ -6,26 +6,30 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `lift` | register machine -> trees and statements |
-//! | `relation` | matches; which names packet bytes get |
+//! | `lift`, `load` | register machine -> trees and statements |
+//! | `relation`, `complete` | matches; which names packet bytes get |
 //! | `context` | what a rule has said about the protocols so far |
-//! | `statement` | everything that is not a match |
+//! | `statement`, `nat`, `stateful` | everything that is not a match |
 //! | `node` | the trees, and their text |
 //! | `set`, `key` | elements of sets and maps, and what they are |
 //! | `types`, `symbols`, `proto`, `exthdr` | values and headers by name |
 //! | `names` | names that the machine gives: interfaces, protocols, marks |
 //! | `listing` | whole rulesets |
 
+mod complete;
 mod context;
 mod exthdr;
 mod key;
 mod lift;
 mod listing;
+mod load;
 mod names;
+mod nat;
 mod node;
 mod proto;
 mod relation;
 mod set;
+mod stateful;
 mod statement;
 mod symbols;
 mod types;
@@ -46,7 +50,7 @@ pub struct Options<'a> {
 }
 
 /// How far one anonymous chain may be within another.
-const MAX_DEPTH: u8 = 8;
+const MAX_DEPTH: u8 = 4;
 
 /// [`Options`] and what the text is about.
 #[derive(Debug, Clone, Copy)]

@@ -125,7 +125,7 @@ pub(super) fn meta_key(key: u32) -> Option<(&'static str, Kind)> {
     let name = |name, ty, bits| Some((name, Kind::new(ty, Host, bits)));
     match key {
         0 => name("length", Type::Integer, 32),
-        1 => Some(("protocol", Kind::new(Type::EtherType, Big, 16))),
+        1 => Some(("protocol", Kind::new(Type::Ethertype, Big, 16))),
         2 => name("priority", Type::Classid, 32),
         3 => name("mark", Type::Mark, 32),
         4 => name("iif", Type::Ifindex, 32),
@@ -143,7 +143,7 @@ pub(super) fn meta_key(key: u32) -> Option<(&'static str, Kind)> {
         16 => name("l4proto", Type::InetProto, 8),
         17 => name("ibrname", Type::Ifname, 128),
         18 => name("obrname", Type::Ifname, 128),
-        19 => name("pkttype", Type::PacketType, 8),
+        19 => name("pkttype", Type::Pkttype, 8),
         20 => name("cpu", Type::Integer, 32),
         21 => name("iifgroup", Type::Devgroup, 32),
         22 => name("oifgroup", Type::Devgroup, 32),
@@ -153,7 +153,7 @@ pub(super) fn meta_key(key: u32) -> Option<(&'static str, Kind)> {
         26 => name("iifkind", Type::Ifname, 128),
         27 => name("oifkind", Type::Ifname, 128),
         28 => name("ibrpvid", Type::Integer, 16),
-        29 => Some(("ibrvproto", Kind::new(Type::EtherType, Big, 16))),
+        29 => Some(("ibrvproto", Kind::new(Type::Ethertype, Big, 16))),
         30 => name("time", Type::Date, 64),
         31 => name("day", Type::Day, 8),
         32 => name("hour", Type::Hour, 32),
@@ -261,6 +261,18 @@ impl Node<'_> {
         }
     }
 
+    /// How many nodes the tree has.
+    pub(super) fn nodes(&self) -> usize {
+        1 + match self {
+            Self::Op(_, left, right) => left.nodes() + right.nodes(),
+            Self::Hash(inner, _) | Self::Swap(inner) | Self::Map { key: inner, .. } => {
+                inner.nodes()
+            }
+            Self::Concat(parts) => parts.iter().map(Self::nodes).sum(),
+            _ => 0,
+        }
+    }
+
     /// As nft writes it; `kind` is for constants, whose type is that of what they are used for.
     pub(super) fn text(&self, printer: &Printer<'_>, kind: Kind) -> String {
         match self {
@@ -301,8 +313,9 @@ impl Node<'_> {
                 } else {
                     "map"
                 };
-                let key = key.text(printer, key.kind());
-                format!("{key} {word} {}", set::reference(printer, set, *slice))
+                let text = key.text(printer, key.kind());
+                let elements = set::reference(printer, set, key, *slice);
+                format!("{text} {word} {elements}")
             }
         }
     }
@@ -311,10 +324,13 @@ impl Node<'_> {
 impl BitOp {
     fn argument(self, argument: &Node<'_>, printer: &Printer<'_>, kind: Kind) -> String {
         let text = argument.text(printer, kind);
-        match argument {
-            Node::Op(inner, ..) if self.precedence() < inner.precedence() => format!("({text})"),
-            _ => text,
-        }
+        let looser = match argument {
+            Node::Op(inner, ..) => self.precedence() < inner.precedence(),
+            // Several flags are an or of them.
+            Node::Value(_) => text.contains(" | ") && self.precedence() < Self::Or.precedence(),
+            _ => false,
+        };
+        if looser { format!("({text})") } else { text }
     }
 }
 

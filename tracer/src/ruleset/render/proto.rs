@@ -140,7 +140,7 @@ pub(super) fn by_id(id: u32) -> Option<&'static Proto> {
 }
 
 use Layer::{Link, Network, Transport};
-use Type::{EtherType, InetProto, Integer, Service};
+use Type::{Ethertype, InetProto, Integer, Service};
 
 const fn proto(name: &'static str, layer: Layer, fields: &'static [Field]) -> Proto {
     Proto {
@@ -178,7 +178,7 @@ pub(super) static ETHER: Proto = Proto {
         &[
             field("daddr", Type::Ether, 0, 48),
             field("saddr", Type::Ether, 48, 48),
-            field("type", EtherType, 96, 16),
+            field("type", Ethertype, 96, 16),
         ],
     )
 };
@@ -195,7 +195,7 @@ pub(super) static VLAN: Proto = Proto {
             field("dei", Integer, 3, 1),
             field("cfi", Integer, 3, 1),
             field("id", Integer, 4, 12),
-            field("type", EtherType, 16, 16),
+            field("type", Ethertype, 16, 16),
         ],
     )
 };
@@ -205,7 +205,7 @@ pub(super) static ARP: Proto = proto(
     Network,
     &[
         field("htype", Integer, 0, 16),
-        field("ptype", EtherType, 16, 16),
+        field("ptype", Ethertype, 16, 16),
         field("hlen", Integer, 32, 8),
         field("plen", Integer, 40, 8),
         field("operation", Type::ArpOp, 48, 16),
@@ -311,7 +311,7 @@ pub(super) static ICMP: Proto = Proto {
         "icmp",
         Transport,
         &[
-            field("type", Type::IcmpType, 0, 8),
+            field("type", Type::Icmp, 0, 8),
             field("code", Type::IcmpCode, 8, 8),
             field("checksum", Integer, 16, 16),
             icmp("id", 32, 16, ICMP_ECHO),
@@ -328,7 +328,7 @@ pub(super) static ICMPV6: Proto = Proto {
         "icmpv6",
         Transport,
         &[
-            field("type", Type::Icmp6Type, 0, 8),
+            field("type", Type::Icmp6, 0, 8),
             field("code", Type::Icmp6Code, 8, 8),
             field("checksum", Integer, 16, 16),
             icmp("parameter-problem", 32, 32, 4),
@@ -344,7 +344,7 @@ pub(super) static IGMP: Proto = proto(
     "igmp",
     Transport,
     &[
-        field("type", Type::IgmpType, 0, 8),
+        field("type", Type::Igmp, 0, 8),
         field("checksum", Integer, 16, 16),
         field("mrt", Integer, 8, 8),
         field("group", Integer, 32, 32),

@@ -4,8 +4,9 @@ use crate::ruleset::expr::CmpOp;
 use crate::ruleset::model::Set;
 
 use super::context::{Dependency, Key, meta};
-use super::lift::{Lifter, option_proto};
+use super::lift::Lifter;
 use super::node::{BitOp, Node, Payload, value_text};
+use super::proto;
 use super::set;
 use super::types::{self, Kind, Order, Type};
 
@@ -45,8 +46,8 @@ fn is_equality(op: CmpOp) -> bool {
 impl<'a> Lifter<'a> {
     /// `cmp`: as many bytes as there are. Fewer than the register has are a prefix, more are a concatenation.
     pub(super) fn compare(&mut self, sreg: u32, op: CmpOp, data: &[u8]) {
+        let left = self.get_wide(sreg, data.len() as u32);
         let bits = 8 * data.len() as u32;
-        let left = self.get_wide(sreg, bits);
         match left {
             Node::Concat(parts) => self.compare_fields(parts, op, data),
             left => {
@@ -142,6 +143,19 @@ impl<'a> Lifter<'a> {
                     value,
                 });
             }
+            // The address of a family is only in connections of that family.
+            Node::Ct {
+                family: Some(family),
+                ..
+            } => {
+                let proto = if *family == "ip" {
+                    &proto::IP
+                } else {
+                    &proto::IP6
+                };
+                let implied = self.context.implied_by_option(proto);
+                self.remove(implied);
+            }
             Node::Ct { key: 7, .. } => self.context.learn_ct(true, value),
             Node::Ct { key: 10, .. } => self.context.learn_ct(false, value),
             _ => {}
@@ -157,7 +171,7 @@ impl<'a> Lifter<'a> {
         slice: Option<(u32, u32)>,
     ) -> usize {
         let kind = left.kind();
-        let text = self.right_text(kind, right, slice);
+        let text = self.right_text(left, right, slice);
         let flag = kind.ty.is_bitmask()
             && matches!(right, Right::Value(value) if types::number(value, kind.order).is_some_and(|value| value.count_ones() < 2));
         let Right::Value(value) = right else {
@@ -171,7 +185,7 @@ impl<'a> Lifter<'a> {
         {
             let range = Right::Range(from.clone(), value.clone());
             last.removed = true;
-            let text = self.right_text(kind, &range, None);
+            let text = self.right_text(left, &range, None);
             return self.push_relation(left, CmpOp::Eq, &text, false);
         }
         let statement = self.push_relation(left, op, &text, flag);
@@ -181,15 +195,15 @@ impl<'a> Lifter<'a> {
         statement
     }
 
-    fn right_text(&self, kind: Kind, right: &Right<'a>, slice: Option<(u32, u32)>) -> String {
-        let names = self.printer.names();
+    fn right_text(&self, left: &Node<'a>, right: &Right<'a>, slice: Option<(u32, u32)>) -> String {
+        let (names, kind) = (self.printer.names(), left.kind());
         match right {
             Right::Value(value) => value_text(self.printer, kind, value, " | "),
             Right::Range(from, to) => {
                 let from = types::bytes_text(names, kind, from, true);
                 format!("{from}-{}", types::bytes_text(names, kind, to, true))
             }
-            Right::Set(set) => set::reference(self.printer, set, slice),
+            Right::Set(set) => set::reference(self.printer, set, left, slice),
         }
     }
 
@@ -351,108 +365,6 @@ impl<'a> Lifter<'a> {
         };
         self.push_match(text)
     }
-
-    /// The field that a mask selects.
-    fn trim(&self, inner: &Node<'a>, run: (u32, u32)) -> Option<Node<'a>> {
-        match inner {
-            Node::Payload(payload) => self.context.trim(payload, run).map(Node::Payload),
-            Node::Exthdr(exthdr) => exthdr.trim(run).map(Node::Exthdr),
-            _ => None,
-        }
-    }
-
-    /// `(payload & mask) >> shift` is a field where mask and shift are made for it.
-    pub(super) fn unshift(&self, node: Node<'a>) -> Node<'a> {
-        let Node::Op(BitOp::Right, left, amount) = &node else {
-            return node;
-        };
-        let (Node::Op(BitOp::And, inner, mask), Node::Value(amount)) = (&**left, &**amount) else {
-            return node;
-        };
-        let Node::Value(mask) = &**mask else {
-            return node;
-        };
-        let amount = types::number(amount, Order::Host);
-        let field = run(mask).and_then(|run| {
-            let below = 8 * mask.len() as u32 - run.0 - run.1;
-            (amount == Some(u128::from(below))).then(|| self.trim(inner, run))?
-        });
-        field.unwrap_or(node)
-    }
-
-    /// Names what is in the tree and leaves out the matches that it implies.
-    pub(super) fn complete(&mut self, node: Node<'a>) -> Node<'a> {
-        match self.unshift(node) {
-            Node::Payload(mut payload) => {
-                self.context.name(&mut payload);
-                let implied = self.context.implied_by(&payload);
-                self.remove(implied);
-                Node::Payload(payload)
-            }
-            Node::Exthdr(exthdr) => {
-                let proto = option_proto(exthdr.op);
-                let implied = proto.and_then(|proto| self.context.implied_by_option(proto));
-                self.remove(implied);
-                Node::Exthdr(exthdr)
-            }
-            Node::Ct {
-                key: key @ (8 | 9),
-                direction,
-                family: None,
-            } => {
-                let family = self
-                    .context
-                    .proto(super::proto::Layer::Network)
-                    .map(|proto| proto.name);
-                let family = family.filter(|name| matches!(*name, "ip" | "ip6"));
-                Node::Ct {
-                    key,
-                    direction,
-                    family,
-                }
-            }
-            Node::Op(op, left, right) => {
-                let left = Box::new(self.complete(*left));
-                Node::Op(op, left, Box::new(self.complete(*right)))
-            }
-            Node::Swap(inner) => Node::Swap(Box::new(self.complete(*inner))),
-            Node::Hash(input, rest) => Node::Hash(Box::new(self.complete(*input)), rest),
-            Node::Concat(parts) => Node::Concat(
-                parts
-                    .into_iter()
-                    .map(|part| self.complete_field(part))
-                    .collect(),
-            ),
-            Node::Map { key, set, slice } => self.complete_map(*key, set, slice),
-            node @ (Node::Value(_) | Node::Meta(_) | Node::Ct { .. } | Node::Load(..)) => node,
-        }
-    }
-
-    /// [`Lifter::complete`] for a part of a concatenation or a key of a set, where a mask is never the user's.
-    pub(super) fn complete_field(&mut self, node: Node<'a>) -> Node<'a> {
-        if let Node::Op(BitOp::And, inner, mask) = &node
-            && let Node::Value(mask) = &**mask
-            && let Some(field) = run(mask).and_then(|run| self.trim(inner, run))
-        {
-            return self.complete(field);
-        }
-        self.complete(node)
-    }
-
-    fn complete_map(&mut self, key: Node<'a>, set: &'a Set, slice: Option<(u32, u32)>) -> Node<'a> {
-        let mut slice = slice;
-        let mut key = key;
-        if let Node::Op(BitOp::And, inner, mask) = &key
-            && let Node::Value(mask) = &**mask
-            && let Some(run) = run(mask)
-            && let Some(field) = self.trim(inner, run)
-        {
-            slice = Some(run);
-            key = field;
-        }
-        let key = Box::new(self.complete(key));
-        Node::Map { key, set, slice }
-    }
 }
 
 /// The length of the prefix that a mask selects.
@@ -462,6 +374,9 @@ fn prefix(mask: &[u8], order: Order) -> Option<u32> {
     } else {
         mask.to_vec()
     };
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some(0);
+    }
     let (first, len) = run(&bytes)?;
     (first == 0).then_some(len)
 }

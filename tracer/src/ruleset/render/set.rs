@@ -1,14 +1,19 @@
 //! Sets and maps: their elements, and how a rule refers to them.
 
+use std::iter;
+
 use crate::ruleset::expr::Data;
 use crate::ruleset::model::{Element, Set};
 
 use super::Printer;
 use super::key::{self, Shape};
 use super::lift;
-use super::node::value_text;
+use super::node::{Node, value_text};
 use super::relation::UNTYPED;
 use super::types::{self, Kind, Order, Type, time_text};
+
+/// Bytes of data, all registers (`NFT_DATA_VALUE_MAXLEN`).
+const MAX_DATA: u32 = 64;
 
 /// What the data of a map are; untyped for a concatenation.
 pub(super) fn data_kind(set: &Set) -> Kind {
@@ -18,19 +23,31 @@ pub(super) fn data_kind(set: &Set) -> Kind {
             concat: false,
             ..
         }) => fields.first().copied().unwrap_or(UNTYPED),
-        _ => Kind::new(Type::Hex, Order::Big, 8 * set.data_len.unwrap_or_default()),
+        _ => {
+            let len = set.data_len.unwrap_or_default().min(MAX_DATA);
+            Kind::new(Type::Hex, Order::Big, 8 * len)
+        }
     }
 }
 
-/// What the keys are; untyped for a concatenation.
-pub(super) fn key_kind(set: &Set) -> Kind {
-    match key::key(set) {
-        Shape {
-            fields,
-            concat: false,
-            ..
-        } => fields.first().copied().unwrap_or(UNTYPED),
-        _ => UNTYPED,
+/// The text of a key that a rule makes: constants have the types of the set.
+pub(super) fn key_text(printer: &Printer<'_>, set: &Set, key: &Node<'_>) -> String {
+    let shape = key::key(set);
+    match key {
+        Node::Concat(parts) => {
+            let kinds = shape
+                .fields
+                .iter()
+                .copied()
+                .map(Some)
+                .chain(iter::repeat(None));
+            let texts = parts
+                .iter()
+                .zip(kinds)
+                .map(|(part, kind)| part.text(printer, kind.unwrap_or(UNTYPED)));
+            join(texts)
+        }
+        key => key.text(printer, shape.fields.first().copied().unwrap_or(UNTYPED)),
     }
 }
 
@@ -62,33 +79,51 @@ pub(super) fn first_key(set: &Set) -> Option<u8> {
     keys.min().copied()
 }
 
-/// The set in a rule: by its name, or by its elements.
-pub(super) fn reference(printer: &Printer<'_>, set: &Set, slice: Option<(u32, u32)>) -> String {
+/// The set in a rule that looks `key` up: by its name, or by its elements. `slice` are the bits of the set's keys that count, if not all.
+pub(super) fn reference(
+    printer: &Printer<'_>,
+    set: &Set,
+    key: &Node<'_>,
+    slice: Option<(u32, u32)>,
+) -> String {
     if set.flags & Set::ANONYMOUS == 0 {
         format!("@{}", set.name)
     } else if is_meter(set) {
         set.name.clone()
     } else {
-        format!("{{ {} }}", elements(printer, set, slice).join(", "))
+        format!(
+            "{{ {} }}",
+            sorted(printer, set, &key::key_in_rule(set, key), slice).join(", ")
+        )
     }
 }
 
-/// The elements in nft's order. `slice` are the bits of the keys that count, if not all.
-pub(super) fn elements(printer: &Printer<'_>, set: &Set, slice: Option<(u32, u32)>) -> Vec<String> {
-    let shape = key::key(set);
+/// The elements in nft's order.
+pub(super) fn elements(printer: &Printer<'_>, set: &Set) -> Vec<String> {
+    sorted(printer, set, &key::key(set), None)
+}
+
+fn sorted(
+    printer: &Printer<'_>,
+    set: &Set,
+    shape: &Shape,
+    slice: Option<(u32, u32)>,
+) -> Vec<String> {
+    /// Longer keys are no numbers that could be compared.
+    const NUMBER: u32 = 16;
     let data = key::data(set);
     let interval = set.flags & Set::INTERVAL != 0;
     let writer = Writer {
         printer,
         set,
-        shape: &shape,
+        shape,
         data: data.as_ref(),
         slice,
     };
     let mut texts = match (interval, shape.concat) {
-        (true, false) => writer.intervals(),
+        (true, false) if set.key_len <= NUMBER => writer.intervals(),
         (true, true) => writer.concat_ranges(),
-        (false, _) => writer.points(),
+        _ => writer.points(),
     };
     let catchall = set.elements.iter().filter(|element| element.key.is_none());
     texts.extend(catchall.map(|element| writer.element("*".to_owned(), element)));
@@ -155,12 +190,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Single keys, sorted as nft does: numbers by value; strings and concatenations by their last bytes.
+    /// Single keys, sorted as nft does: numbers by value, strings and concatenations by their last bytes; of equal ones the last first.
     fn points(&self) -> Vec<String> {
         let keyed = self
             .set
             .elements
             .iter()
+            .rev()
             .filter_map(|element| Some((element.key.as_deref()?, element)));
         let mut keyed: Vec<(Vec<u8>, &[u8], &Element)> = keyed
             .map(|(key, element)| (self.sort_key(key), key, element))
@@ -184,6 +220,11 @@ impl Writer<'_> {
         };
         if reversed {
             bytes.reverse();
+        }
+        // Several flags come where the lowest of them does.
+        let flags = first.is_some_and(|kind| kind.ty.is_bitmask()) && !self.shape.concat;
+        if let Some(number) = types::number(&bytes, Order::Big).filter(|_| flags) {
+            bytes = (number & number.wrapping_neg()).to_be_bytes().to_vec();
         }
         bytes
     }
@@ -226,9 +267,8 @@ impl Writer<'_> {
 
     /// Ranges: the kernel has where each begins, and where none is.
     fn intervals(&self) -> Vec<String> {
-        let bits = 8 * self.set.key_len;
         let top = 1u128
-            .checked_shl(bits)
+            .checked_shl(8 * self.set.key_len)
             .map_or(u128::MAX, |end| end.wrapping_sub(1));
         let mut marks: Vec<(u128, bool, &Element)> = Vec::new();
         for element in &self.set.elements {

@@ -8,7 +8,7 @@ type Symbols = &'static [(&'static str, u32)];
 pub(super) fn of(ty: Type) -> Symbols {
     match ty {
         Type::Nfproto => &[("ipv4", 2), ("ipv6", 10)],
-        Type::EtherType => &[
+        Type::Ethertype => &[
             ("ip", 0x0800),
             ("arp", 0x0806),
             ("ip6", 0x86dd),
@@ -24,9 +24,9 @@ pub(super) fn of(ty: Type) -> Symbols {
             ("inreply", 9),
             ("nak", 10),
         ],
-        Type::IcmpType => ICMP_TYPES,
-        Type::Icmp6Type => ICMPV6_TYPES,
-        Type::IgmpType => &[
+        Type::Icmp => ICMP_TYPES,
+        Type::Icmp6 => ICMPV6_TYPES,
+        Type::Igmp => &[
             ("membership-query", 0x11),
             ("membership-report-v1", 0x12),
             ("membership-report-v2", 0x16),
@@ -79,7 +79,7 @@ pub(super) fn of(ty: Type) -> Symbols {
             ("sync", 8),
             ("syncack", 9),
         ],
-        Type::MobilityType => MOBILITY_TYPES,
+        Type::Mobility => MOBILITY_TYPES,
         Type::Arphrd => &[
             ("ether", 1),
             ("ppp", 512),
@@ -107,7 +107,7 @@ pub(super) fn of(ty: Type) -> Symbols {
             ("dying", 512),
         ],
         Type::CtEvent => CT_EVENTS,
-        Type::PacketType => &[
+        Type::Pkttype => &[
             ("host", 0),
             ("broadcast", 1),
             ("multicast", 2),

@@ -41,14 +41,14 @@ pub(super) enum Type {
     Ip,
     Ip6,
     Ether,
-    EtherType,
+    Ethertype,
     ArpOp,
     InetProto,
     Service,
-    IcmpType,
+    Icmp,
     TcpFlag,
     DccpPacket,
-    MobilityType,
+    Mobility,
     Time,
     Mark,
     Ifindex,
@@ -60,9 +60,9 @@ pub(super) enum Type {
     CtState,
     CtDir,
     CtStatus,
-    Icmp6Type,
+    Icmp6,
     CtLabel,
-    PacketType,
+    Pkttype,
     IcmpCode,
     Icmp6Code,
     IcmpxCode,
@@ -73,7 +73,7 @@ pub(super) enum Type {
     Boolean,
     CtEvent,
     Ifname,
-    IgmpType,
+    Igmp,
     Date,
     Hour,
     Day,
@@ -115,14 +115,14 @@ const TYPES: &[(Type, &str, u32, Order)] = &[
     (Type::Ip, "ipv4_addr", 32, Big),
     (Type::Ip6, "ipv6_addr", 128, Big),
     (Type::Ether, "ether_addr", 48, Big),
-    (Type::EtherType, "ether_type", 16, Big),
+    (Type::Ethertype, "ether_type", 16, Big),
     (Type::ArpOp, "arp_op", 16, Big),
     (Type::InetProto, "inet_proto", 8, Big),
     (Type::Service, "inet_service", 16, Big),
-    (Type::IcmpType, "icmp_type", 8, Big),
+    (Type::Icmp, "icmp_type", 8, Big),
     (Type::TcpFlag, "tcp_flag", 8, Big),
     (Type::DccpPacket, "dccp_pkttype", 4, Big),
-    (Type::MobilityType, "mh_type", 8, Big),
+    (Type::Mobility, "mh_type", 8, Big),
     (Type::Time, "time", 32, Host),
     (Type::Mark, "mark", 32, Host),
     (Type::Ifindex, "iface_index", 32, Host),
@@ -134,9 +134,9 @@ const TYPES: &[(Type, &str, u32, Order)] = &[
     (Type::CtState, "ct_state", 32, Host),
     (Type::CtDir, "ct_dir", 8, Big),
     (Type::CtStatus, "ct_status", 32, Host),
-    (Type::Icmp6Type, "icmpv6_type", 8, Big),
+    (Type::Icmp6, "icmpv6_type", 8, Big),
     (Type::CtLabel, "ct_label", 128, Host),
-    (Type::PacketType, "pkt_type", 8, Host),
+    (Type::Pkttype, "pkt_type", 8, Host),
     (Type::IcmpCode, "icmp_code", 8, Big),
     (Type::Icmp6Code, "icmpv6_code", 8, Big),
     (Type::IcmpxCode, "icmpx_code", 8, Big),
@@ -147,7 +147,7 @@ const TYPES: &[(Type, &str, u32, Order)] = &[
     (Type::Boolean, "boolean", 1, Host),
     (Type::CtEvent, "ct_event", 32, Host),
     (Type::Ifname, "ifname", 128, Host),
-    (Type::IgmpType, "igmp_type", 8, Big),
+    (Type::Igmp, "igmp_type", 8, Big),
     (Type::Date, "time", 64, Host),
     (Type::Hour, "hour", 32, Host),
     (Type::Day, "day", 8, Host),
@@ -296,6 +296,8 @@ pub(super) fn number_text(names: &Names, ty: Type, number: u128, numeric: bool) 
             u32::MAX => "root".to_owned(),
             handle => format!("{:x}:{:x}", handle >> 16, handle & 0xffff),
         },
+        // In ranges nft writes seconds, even where that loses something; this does not.
+        Type::Time if numeric && number.is_multiple_of(1000) => format!("{}s", number / 1000),
         Type::Time => time_text(number as u64),
         Type::Date => date_text(names, number),
         Type::Hour => hour_text(names, low32),
@@ -322,7 +324,7 @@ pub(super) fn number_text(names: &Names, ty: Type, number: u128, numeric: bool) 
 /// A value that has no symbol.
 fn plain_text(ty: Type, number: u128) -> String {
     match ty {
-        Type::EtherType => format!("0x{number:04x}"),
+        Type::Ethertype => format!("0x{number:04x}"),
         Type::Dscp => format!("0x{number:02x}"),
         Type::Ecn | Type::Bitmask => format!("0x{number:x}"),
         ty if ty.is_bitmask() => format!("0x{number:x}"),
@@ -424,7 +426,7 @@ mod tests {
         assert_eq!(text(Type::Mark, 255), "0x000000ff");
         assert_eq!(text(Type::Dscp, 0x0a), "af11");
         assert_eq!(text(Type::Dscp, 5), "0x05");
-        assert_eq!(text(Type::EtherType, 0x8100), "8021q");
+        assert_eq!(text(Type::Ethertype, 0x8100), "8021q");
         assert_eq!(text(Type::Classid, 0x0001_abcd), "1:abcd");
         assert_eq!(text(Type::Day, 6), "\"Saturday\"");
         assert_eq!(text(Type::Time, 86_400_000 + 5), "1d5ms");
