@@ -18,6 +18,7 @@ pub mod nft;
 pub mod system;
 pub mod traffic;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine before it counts as not happening.
@@ -35,4 +36,10 @@ pub fn wait_until(mut done: impl FnMut() -> bool) -> bool {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Prints a count that is to be seen of passing tests too: past the capture of their output.
+pub fn report(line: &str) {
+    // Nobody may be listening.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -107,6 +107,8 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     scan.out.pad = 0;
     scan.out.rule_count = 0;
     scan.out.pktinfo_count = 0;
+    // The callback looks the scan up for itself, which the compiler cannot know.
+    core::hint::black_box(&mut *scan);
     // SAFETY: `look` is a valid callback.
     unsafe {
         bpf_loop(
@@ -116,6 +118,7 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
             0,
         );
     }
+    core::hint::black_box(&mut *scan);
     let _ = CALIBRATION_RING.output::<Calibration>(&scan.out, 0);
     Some(())
 }

@@ -1,10 +1,13 @@
 //! What conntrack knows of the packet, at the moment of the drop.
 
 use fwtrace_abi::{
-    ABSENT, FLAG_CT_HOOKS_READ, FLAG_CT_OUTPUT, FLAG_CT_PREROUTING, Record, Settings, TUPLE_LEN,
+    ABSENT, CT_BYTES, FLAG_CT_HOOKS_READ, FLAG_CT_OUTPUT, FLAG_CT_PREROUTING, Settings, TUPLE_LEN,
 };
 
-use crate::kernel::{copy, offset, u8_at, u16_at, u32_at, u64_at};
+use crate::{
+    kernel::{copy, field, offset, u16_at, u64_at},
+    scratch::Scratch,
+};
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -15,31 +18,47 @@ const HOOKS: usize = 8;
 /// `struct nf_hook_entry { hook, priv }` (include/linux/netfilter.h, v6.18).
 const HOOK_ENTRY: u64 = 16;
 /// `struct nf_conntrack_tuple_hash` (include/net/netfilter/nf_conntrack_tuple.h, v6.18).
-const TUPLE_HASH: u64 = 56;
+const TUPLE_HASH: u32 = 56;
 
 /// Fills in the connection, or, if the packet has none, whether conntrack has looked at it.
 #[inline(always)]
-pub fn fill(record: &mut Record, settings: &Settings, nfct: u64, net: u64, ipv6: bool) {
+pub fn fill(scratch: &mut Scratch, settings: &Settings, nfct: u64, net: u64, ipv6: bool) {
+    let record = &mut scratch.record;
     record.nfct = nfct;
     let ct = nfct & !7;
-    if ct != 0 {
-        record.ct_status = u32_at(ct, offset!(ct_status));
-        record.ct_mark = u32_at(ct, offset!(ct_mark));
-        record.ct_zone = u16_at(ct, offset!(ct_zone));
-        record.ct_tcp_state = u8_at(ct, offset!(ct_tcp_state));
-        let tuples = offset!(ct_tuples);
-        let tuple = offset!(tuplehash_tuple);
-        if tuples != ABSENT && tuple != ABSENT {
-            let first = ct + tuples as u64 + tuple as u64;
-            copy(record.ct_orig.as_mut_ptr(), TUPLE_LEN as u32, first);
-            copy(
-                record.ct_reply.as_mut_ptr(),
-                TUPLE_LEN as u32,
-                first + TUPLE_HASH,
-            );
+    if ct == 0 {
+        if nfct == 0 {
+            record.flags |= hooked_in(record.pf, settings, net, ipv6);
         }
-    } else if nfct == 0 {
-        record.flags |= hooked_in(record.pf, settings, net, ipv6);
+        return;
+    }
+    if !copy((&raw mut scratch.ct).cast(), CT_BYTES, ct) {
+        return;
+    }
+    record.ct_status = field!(scratch.ct, CT_BYTES, ct_status, u32);
+    if offset!(ct_mark) != ABSENT {
+        record.ct_mark = field!(scratch.ct, CT_BYTES, ct_mark, u32);
+    }
+    if offset!(ct_zone) != ABSENT {
+        record.ct_zone = field!(scratch.ct, CT_BYTES, ct_zone, u16);
+    }
+    record.ct_tcp_state = field!(scratch.ct, CT_BYTES, ct_tcp_state, u8);
+    let first = offset!(ct_tuples) + offset!(tuplehash_tuple);
+    copy_tuple(&mut record.ct_orig, &scratch.ct, first);
+    copy_tuple(&mut record.ct_reply, &scratch.ct, first + TUPLE_HASH);
+}
+
+/// Copies the tuple at `offset` of the copied nf_conn.
+#[inline(always)]
+fn copy_tuple(to: &mut [u8; TUPLE_LEN], ct: &[u8; CT_BYTES as usize + 2 * TUPLE_LEN], offset: u32) {
+    let offset = (offset & (CT_BYTES - 1)) as usize;
+    for word in 0..TUPLE_LEN / 8 {
+        // SAFETY: 40 bytes from any offset below CT_BYTES lie within `ct`.
+        unsafe {
+            let from = ct.as_ptr().add(offset).cast::<u64>().add(word);
+            let to = to.as_mut_ptr().cast::<u64>().add(word);
+            core::ptr::write_volatile(to, core::ptr::read_volatile(from));
+        }
     }
 }
 

@@ -8,20 +8,19 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ABI_VERSION, ABSENT, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ, NAME_MAX,
-    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, RULE_POLICY, RULE_RULE, Record, SITE_NONE,
-    SITE_POLICY, SITES, SNAP_MAX, STACK_WORDS, Settings, Site, UNKNOWN,
+    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ,
+    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE, SITES, SKB_BYTES, SNAP_MAX,
+    STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
-    conntrack, filter,
-    kernel::{copy, copy_str, offset, u8_at, u16_at, u32_at, u64_at},
+    conntrack,
+    filter::{self, each},
+    kernel::{copy, field, offset, u16_at, u32_at, u64_at},
     process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
 };
 
-/// Bytes of sk_buff that are copied in one go; user space checks that every offset lies within.
-const SKB_BYTES: usize = fwtrace_abi::SKB_BYTES as usize;
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
 const STACK_PIECE: usize = 16;
 /// Wake the reader at most this often per CPU, nanoseconds; in between it polls.
@@ -55,18 +54,16 @@ pub fn drops(ctx: BtfTracePointContext) -> i32 {
 
 /// A field of the copied sk_buff.
 macro_rules! skb {
-    ($scratch:ident, $field:ident, $t:ty) => {{
-        let offset = offset!($field) as usize & (SKB_BYTES - 1);
-        // SAFETY: within `skb`, whose slack covers the last field's width.
-        unsafe {
-            core::ptr::read_volatile(
-                (&raw const $scratch.skb)
-                    .cast::<u8>()
-                    .add(offset)
-                    .cast::<$t>(),
-            )
-        }
-    }};
+    ($scratch:ident, $field:ident, $t:ty) => {
+        field!($scratch.skb, SKB_BYTES, $field, $t)
+    };
+}
+
+/// A field of the copied nf_hook_state.
+macro_rules! state {
+    ($scratch:ident, $field:ident, $t:ty) => {
+        field!($scratch.state, STATE_BYTES, $field, $t)
+    };
 }
 
 #[inline(always)]
@@ -85,7 +82,7 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
         core::ptr::read_volatile(&raw const scratch.stack_pointer)
     };
 
-    if !copy((&raw mut scratch.skb).cast(), SKB_BYTES as u32, skb) {
+    if !copy((&raw mut scratch.skb).cast(), SKB_BYTES, skb) {
         return None;
     }
     let dev = skb!(scratch, skb_dev, u64);
@@ -103,8 +100,7 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     begin(&mut scratch.record);
     capture(scratch, settings.snaplen);
     let protocol = u16::from_be(skb!(scratch, skb_protocol, u16));
-    filter::parse(scratch, protocol);
-    if !filter::packet_matches(settings, scratch) {
+    if !filter::packet_matches(settings, scratch, protocol) {
         counters.filtered += 1;
         return None;
     }
@@ -112,13 +108,10 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     let wanted = filter::reason_wanted(settings, reason);
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE;
-    let state = if known_site {
-        find_state(scratch, stack, skb, net)
+    let framed = known_site && find_state(scratch, stack, skb, net);
+    if framed {
+        hook_state(scratch);
     } else {
-        0
-    };
-    let framed = hook_state(&mut scratch.record, state);
-    if !framed {
         let iif = skb!(scratch, skb_iif, u32);
         interfaces(&mut scratch.record, iif, dev);
     }
@@ -164,12 +157,25 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
         record.vlan_proto = vlan_proto;
     }
     let nfct = if offset!(skb_nfct) == ABSENT { 0 } else { nfct };
-    conntrack::fill(record, settings, nfct, net, protocol == ETH_P_IPV6);
+    conntrack::fill(scratch, settings, nfct, net, protocol == ETH_P_IPV6);
+    let record = &mut scratch.record;
     if record.hook == NF_INET_LOCAL_OUT || record.hook == UNKNOWN {
         process::fill(record, stack);
     }
     if framed {
-        evidence(record, &scratch.site, stack, net);
+        let site = &scratch.site;
+        let key = CacheKey {
+            word: slot(stack, site.rule_slot),
+            base: slot(stack, site.base_slot),
+            net,
+            generation: record.generation,
+            kind: if site.next == 0 {
+                site.kind
+            } else {
+                rule::KIND_NEXT
+            },
+        };
+        rule::resolve(&mut record.rule, &key);
     } else if known_site {
         record.rule.kind = RULE_INVALID;
     }
@@ -277,45 +283,70 @@ fn slot(stack: u64, slot: i32) -> u64 {
     u64_at(stack, slot as u32 * 8)
 }
 
-/// Hook and interfaces from `nft_pktinfo.state`. False if no pktinfo of this very packet is where it
-/// should be: then the stack has another shape than the one learnt.
+/// Copies the packet's `struct nf_hook_state`: what stands behind the skb in `struct nft_pktinfo` {skb,
+/// state} (include/net/netfilter/nf_tables.h, v6.18). False if no pktinfo of this very packet is where
+/// it should be: then the stack has another shape than the one learnt.
 #[inline(always)]
-fn hook_state(record: &mut Record, state: u64) -> bool {
-    if state == 0 {
-        return false;
-    }
-    record.hook = u8_at(state, offset!(state_hook));
-    record.pf = u8_at(state, offset!(state_pf));
-    let input = u64_at(state, offset!(state_in));
-    let output = u64_at(state, offset!(state_out));
-    record.iif = device(&mut record.iif_name, input);
-    record.oif = device(&mut record.oif_name, output);
-    true
-}
-
-/// Address of the packet's `struct nf_hook_state`: what stands behind the skb in `struct nft_pktinfo`
-/// {skb, state} (include/net/netfilter/nf_tables.h, v6.18). 0 if there is none in the window.
-#[inline(always)]
-fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> u64 {
+fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     let slot = scratch.site.pktinfo_slot;
+    let size = size_of_val(&scratch.window) as u32;
     if slot < 0
         || !copy(
             (&raw mut scratch.window).cast(),
-            size_of_val(&scratch.window) as u32,
+            size,
             stack + slot as u64 * 8,
         )
     {
-        return 0;
+        return false;
     }
-    for i in 0..PKTINFO_WINDOW - 1 {
+    // The first skb is nearly always the pktinfo's. Its place goes through memory, so that the
+    // verifier sees one unknown place and not each of them.
+    let mut first = PKTINFO_WINDOW as u64;
+    for i in 0..PKTINFO_WINDOW {
         if scratch.window[i] == skb {
-            let state = scratch.window[i + 1];
-            if u64_at(state, offset!(state_net)) == net {
-                return state;
-            }
+            first = i as u64;
+            break;
         }
     }
+    let first = core::hint::black_box(first) as usize & (PKTINFO_WINDOW - 1);
+    if matching_state(scratch, first, net) {
+        return true;
+    }
+    scratch.sought = (skb, net);
+    scratch.state_found = 0;
+    each(scratch, PKTINFO_WINDOW as u32, try_state);
+    scratch.state_found != 0
+}
+
+/// Copies what the word behind the skb at `at` points to; true if it is a hook state of `net`.
+#[inline(always)]
+fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
+    let state = scratch.window[at + 1];
+    copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
+        && state!(scratch, state_net, u64) == net
+}
+
+/// Looks at two words of the window.
+extern "C" fn try_state(index: u32, _: *mut core::ffi::c_void) -> i64 {
+    let Some(scratch) = scratch() else { return 1 };
+    let (skb, net) = scratch.sought;
+    let at = core::hint::black_box(index) as usize & (PKTINFO_WINDOW - 1);
+    if scratch.window[at] == skb && matching_state(scratch, at, net) {
+        scratch.state_found = 1;
+        return 1;
+    }
     0
+}
+
+/// Hook and interfaces from the hook state.
+#[inline(always)]
+fn hook_state(scratch: &mut Scratch) {
+    scratch.record.hook = state!(scratch, state_hook, u8);
+    scratch.record.pf = state!(scratch, state_pf, u8);
+    let input = state!(scratch, state_in, u64);
+    let output = state!(scratch, state_out, u64);
+    scratch.record.iif = device(&mut scratch.record.iif_name, input);
+    scratch.record.oif = device(&mut scratch.record.oif_name, output);
 }
 
 /// Without a hook state: the interface it came in on, and the device that it stands at.
@@ -340,48 +371,12 @@ fn device(name: &mut [u8; IFNAMSIZ], dev: u64) -> u32 {
     if dev == 0 || offset!(dev_name) == ABSENT {
         return 0;
     }
-    copy_str(
+    copy(
         name.as_mut_ptr(),
         IFNAMSIZ as u32,
         dev.wrapping_add(offset!(dev_name) as u64),
     );
     u32_at(dev, offset!(dev_ifindex))
-}
-
-/// The rule, from the site's slots.
-#[inline(always)]
-fn evidence(record: &mut Record, site: &Site, stack: u64, net: u64) {
-    let word = slot(stack, site.rule_slot);
-    let Some(entry) = rule::resolve(word, site.kind, site.next != 0, net, record.generation) else {
-        record.rule.kind = RULE_INVALID;
-        return;
-    };
-    record.rule.kind = if site.kind == SITE_POLICY {
-        RULE_POLICY
-    } else {
-        RULE_RULE
-    };
-    record.rule.number = entry.number;
-    record.rule.rule_handle = rule::handle(entry.header);
-    record.rule.chain_handle = u64_at(entry.chain, offset!(chain_handle));
-    let table = u64_at(entry.chain, offset!(chain_table));
-    record.rule.table_handle = u64_at(table, offset!(table_handle));
-    // Six bits; the others are the start of the table's flags.
-    record.rule.family = (u8_at(table, offset!(table_family)) & 0x3f) as u32;
-    copy_str(
-        record.rule.chain.as_mut_ptr(),
-        NAME_MAX as u32,
-        u64_at(entry.chain, offset!(chain_name)),
-    );
-    copy_str(
-        record.rule.table.as_mut_ptr(),
-        NAME_MAX as u32,
-        u64_at(table, offset!(table_name)),
-    );
-    let base = slot(stack, site.base_slot);
-    if base == entry.chain || (base != 0 && u64_at(base, offset!(chain_table)) == table) {
-        record.rule.base_chain_handle = u64_at(base, offset!(chain_handle));
-    }
 }
 
 #[inline(always)]

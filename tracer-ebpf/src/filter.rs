@@ -55,7 +55,7 @@ fn load<const N: usize>(scratch: &Scratch, at: u32, to: &mut [u8; N]) -> bool {
 
 /// Parses the headers that conditions look at. `protocol` is `skb->protocol`, host order.
 #[inline(always)]
-pub fn parse(scratch: &mut Scratch, mut protocol: u16) {
+fn parse(scratch: &mut Scratch, mut protocol: u16) {
     let mut l3 = scratch.record.l2_len as u32;
     for _ in 0..VLANS {
         if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
@@ -124,7 +124,7 @@ fn ipv6(scratch: &mut Scratch, l3: u32) {
         16,
         addresses + 16,
     );
-    each(EXTENSIONS, extension);
+    each(scratch, EXTENSIONS, extension);
 }
 
 /// Steps over one IPv6 extension header.
@@ -150,15 +150,26 @@ extern "C" fn extension(_: u32, _: *mut c_void) -> i64 {
     0
 }
 
+/// Calls `callback` with 0 to `count - 1`. The callbacks look `scratch` up for themselves, which the
+/// compiler cannot know: it has to be told that what it holds of it may have changed.
 #[inline(always)]
-fn each(count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
+pub fn each(scratch: &mut Scratch, count: u32, callback: extern "C" fn(u32, *mut c_void) -> i64) {
+    core::hint::black_box(&mut *scratch);
     // SAFETY: the callbacks here use no context.
     unsafe { bpf_loop(count, callback as *mut c_void, null_mut(), 0) };
+    core::hint::black_box(&mut *scratch);
 }
 
-/// Whether the packet's headers match: version, protocol, addresses, ports.
+/// Whether the packet's headers match: version, protocol, addresses, ports. `protocol` is
+/// `skb->protocol`, host order.
 #[inline(always)]
-pub fn packet_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
+pub fn packet_matches(settings: &Settings, scratch: &mut Scratch, protocol: u16) -> bool {
+    let conditions =
+        settings.ip_version | settings.proto_set | settings.prefix_count | settings.port_count;
+    if conditions == 0 {
+        return true;
+    }
+    parse(scratch, protocol);
     let version = scratch.headers.version;
     if settings.ip_version != 0 && settings.ip_version != version {
         return false;
@@ -169,7 +180,7 @@ pub fn packet_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
     if settings.prefix_count != 0 {
         scratch.headers.asked = 0;
         scratch.headers.met = 0;
-        each(settings.prefix_count, prefix);
+        each(scratch, settings.prefix_count, prefix);
         if scratch.headers.asked & !scratch.headers.met != 0 {
             return false;
         }
@@ -183,7 +194,7 @@ pub fn packet_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
         }
         scratch.headers.asked = 0;
         scratch.headers.met = 0;
-        each(settings.port_count, port);
+        each(scratch, settings.port_count, port);
         if scratch.headers.asked & !scratch.headers.met != 0 {
             return false;
         }
@@ -251,7 +262,7 @@ pub fn interface_matches(settings: &Settings, scratch: &mut Scratch) -> bool {
         return true;
     }
     scratch.headers.met = 0;
-    each(settings.iface_count, interface);
+    each(scratch, settings.iface_count, interface);
     scratch.headers.met != 0
 }
 

@@ -30,6 +30,19 @@ pub fn copy_str(dst: *mut u8, size: u32, src: u64) {
     unsafe { bpf_probe_read_kernel_str(dst.cast(), size, src as *const _) };
 }
 
+/// A field of a kernel struct whose start was copied to `$bytes`, a place of `$size` bytes (a power of
+/// two) and some slack; user space has checked that the offset lies within.
+macro_rules! field {
+    ($bytes:expr, $size:expr, $field:ident, $t:ty) => {{
+        let offset = ($crate::kernel::offset!($field) & ($size - 1)) as usize;
+        // SAFETY: within the copy, whose slack covers the last field's width.
+        unsafe {
+            core::ptr::read_volatile((&raw const $bytes).cast::<u8>().add(offset).cast::<$t>())
+        }
+    }};
+}
+pub(crate) use field;
+
 macro_rules! reader {
     ($(#[$m:meta])* $name:ident, $t:ty) => {
         $(#[$m])*

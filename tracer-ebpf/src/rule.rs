@@ -4,19 +4,27 @@
 //! (`struct nft_rule_dp`: is_last:1, dlen:12, handle:42), ended by `struct nft_rule_dp_last`, which
 //! names the chain (include/net/netfilter/nf_tables.h, v6.18).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     helpers::generated::bpf_loop,
     macros::map,
     maps::{LruHashMap, PerCpuArray},
 };
-use fwtrace_abi::{CacheEntry, CacheKey, SITE_POLICY, SITE_RULE};
+use fwtrace_abi::{
+    CacheEntry, CacheKey, NAME_MAX, RULE_INVALID, RULE_POLICY, RULE_RULE, RuleEvidence,
+    SITE_POLICY, SITE_RULE,
+};
 
-use crate::kernel::{copy, is_pointer, offset, u64_at};
+use crate::kernel::{copy, copy_str, is_pointer, offset, u8_at, u64_at};
 
 /// Rules in a chain that a walk covers at the most.
 const MAX_RULES: u32 = 1 << 16;
 /// `nft_rule_dp`: the size of the header word.
 const HEADER: u64 = 8;
+
+/// [`CacheKey::kind`] of a rule whose slot holds the next one.
+pub const KIND_NEXT: u32 = SITE_RULE | 0x10;
 
 /// State of a walk. In a map and not on the stack: the verifier would follow every iteration.
 #[repr(C)]
@@ -148,46 +156,81 @@ pub fn validate(word: u64) -> Option<Found> {
     })
 }
 
-/// The rule (or policy) that `word` stands for at a site of `kind`, in the ruleset `generation` of
-/// `net`. The walk is done once per rule and generation; without a generation, every time.
+/// Fills in the rule (or policy) that the words in a site's slots stand for. A walk is done once per
+/// rule and generation; on a kernel that shows no generation, every time.
 #[inline(always)]
-pub fn resolve(word: u64, kind: u32, next: bool, net: u64, generation: u32) -> Option<CacheEntry> {
-    let key = CacheKey {
-        word,
-        net,
-        generation,
-        kind: kind | if next { 0x10 } else { 0 },
-    };
-    if generation != 0 {
-        // SAFETY: entries are never changed once inserted, and copied here.
-        if let Some(entry) = unsafe { CACHE.get(&key) } {
-            return Some(*entry);
+pub fn resolve(rule: &mut RuleEvidence, key: &CacheKey) {
+    let tag = key.word ^ key.base.rotate_left(17) ^ ((key.generation as u64) << 32);
+    if key.generation != 0 {
+        if let Some(entry) = CACHE.get_ptr(key) {
+            // SAFETY: a map value. Another CPU may evict the entry and write another one, from its
+            // start on, while it is copied: the tag, read last, tells.
+            let whole = unsafe {
+                copy_words(&raw const (*entry).rule, rule);
+                core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+                core::ptr::read_volatile(&raw const (*entry).tag) == tag
+            };
+            if whole {
+                return;
+            }
         }
     }
-    let found = validate(word)?;
-    let entry = match kind {
-        SITE_RULE if next && found.before > 0 => CacheEntry {
-            header: found.previous,
-            chain: found.chain,
-            number: found.before,
-            pad: 0,
-        },
-        SITE_RULE if !next && !is_last(found.header) => CacheEntry {
-            header: found.header,
-            chain: found.chain,
-            number: found.before + 1,
-            pad: 0,
-        },
-        SITE_POLICY if is_last(found.header) => CacheEntry {
-            header: 0,
-            chain: found.chain,
-            number: found.before,
-            pad: 0,
-        },
+    rule.kind = RULE_INVALID;
+    if find(rule, key).is_none() {
+        return;
+    }
+    if key.generation != 0 {
+        let mut entry = MaybeUninit::<CacheEntry>::uninit();
+        // SAFETY: both fields are written, and there is no padding.
+        unsafe {
+            let entry = entry.as_mut_ptr();
+            (*entry).tag = tag;
+            copy_words(rule, &raw mut (*entry).rule);
+            let _ = CACHE.insert(key, &*entry, 0);
+        }
+    }
+}
+
+/// Copies a rule word by word: a plain assignment becomes a call that copies byte by byte.
+///
+/// # Safety
+/// Both must be valid for [`RuleEvidence`], `from` for reads and `to` for writes.
+#[inline(always)]
+unsafe fn copy_words(from: *const RuleEvidence, to: *mut RuleEvidence) {
+    for word in 0..size_of::<RuleEvidence>() / 8 {
+        // SAFETY: within the struct, whose size is a multiple of 8.
+        unsafe {
+            let value = core::ptr::read_volatile(from.cast::<u64>().add(word));
+            core::ptr::write_volatile(to.cast::<u64>().add(word), value);
+        }
+    }
+}
+
+#[inline(always)]
+fn find(rule: &mut RuleEvidence, key: &CacheKey) -> Option<()> {
+    let found = validate(key.word)?;
+    let (kind, header, number) = match key.kind {
+        KIND_NEXT if found.before > 0 => (RULE_RULE, found.previous, found.before),
+        SITE_RULE if !is_last(found.header) => (RULE_RULE, found.header, found.before + 1),
+        SITE_POLICY if is_last(found.header) => (RULE_POLICY, 0, found.before),
         _ => return None,
     };
-    if generation != 0 {
-        let _ = CACHE.insert(&key, &entry, 0);
+    let chain = found.chain;
+    let table = u64_at(chain, offset!(chain_table));
+    rule.number = number;
+    rule.rule_handle = handle(header);
+    rule.chain_handle = u64_at(chain, offset!(chain_handle));
+    rule.table_handle = u64_at(table, offset!(table_handle));
+    // Six bits; the others are the start of the table's flags.
+    rule.family = (u8_at(table, offset!(table_family)) & 0x3f) as u32;
+    let name = u64_at(chain, offset!(chain_name));
+    copy_str(rule.chain.as_mut_ptr(), NAME_MAX as u32, name);
+    let name = u64_at(table, offset!(table_name));
+    copy_str(rule.table.as_mut_ptr(), NAME_MAX as u32, name);
+    rule.base_chain_handle = 0;
+    if key.base == chain || (key.base != 0 && u64_at(key.base, offset!(chain_table)) == table) {
+        rule.base_chain_handle = u64_at(key.base, offset!(chain_handle));
     }
-    Some(entry)
+    rule.kind = kind;
+    Some(())
 }

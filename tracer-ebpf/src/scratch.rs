@@ -5,7 +5,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use fwtrace_abi::{PKTINFO_WINDOW, Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, Settings, Site};
+use fwtrace_abi::{
+    CT_BYTES, PKTINFO_WINDOW, Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings,
+    Site, TUPLE_LEN,
+};
 
 use crate::filter::Headers;
 
@@ -20,13 +23,20 @@ pub struct Scratch {
     pub record: Record,
     /// The packet, then the stack words; the slack keeps masked indices inside.
     pub data: [u8; SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8],
-    /// The start of the sk_buff, with slack for the last field's width.
+    /// The start of the sk_buff, with slack for the last field's width; so are the next two.
     pub skb: [u8; SKB_BYTES as usize + 8],
+    /// The packet's nf_hook_state.
+    pub state: [u8; STATE_BYTES as usize + 8],
+    /// The packet's nf_conn.
+    pub ct: [u8; CT_BYTES as usize + 2 * TUPLE_LEN],
     pub headers: Headers,
     /// The learnt site of this drop, if its `kind` says so.
     pub site: Site,
     /// Stack words that are searched for the packet's pktinfo.
-    pub window: [u64; PKTINFO_WINDOW],
+    pub window: [u64; PKTINFO_WINDOW + 1],
+    /// The skb and the `struct net` that it must go with.
+    pub sought: (u64, u64),
+    pub state_found: u64,
     /// Address of the first captured byte.
     pub packet: u64,
     pub stack_pointer: u64,

@@ -27,7 +27,7 @@ fn new_with_mark_and_zone() -> Result<()> {
     let zone =
         "table inet z { chain c { type filter hook prerouting priority -300\nct zone set 7\n}\n}\n";
     let drop = input(
-        "udp dport 3001 ct mark set 0x77\n\
+        "udp dport 3001 ct mark set 0x77 meta mark set 0x99\n\
          udp dport 3001 ct state new counter drop comment \"hit\"",
     );
     nft::load(&net.r, &(zone.to_owned() + &drop))?;
@@ -41,6 +41,7 @@ fn new_with_mark_and_zone() -> Result<()> {
         want.ct = Some("new");
         same(&event, &want)?;
         ensure!(at(&event.json, "conntrack.mark") == 0x77, "{}", event.json);
+        ensure!(at(&event.json, "mark") == 0x99, "{}", event.json);
         ensure!(at(&event.json, "conntrack.zone") == 7, "{}", event.json);
         ensure!(
             at(&event.json, "conntrack.status") == json!([]),

@@ -165,11 +165,11 @@ fn in_and_out() -> Result<()> {
         }
     }
     let wrong = report.lines().filter(|l| l.starts_with("[\"")).count();
-    println!(
+    e2e::report(&format!(
         "filters: {} cases: {} right",
         FILTERS.len(),
         FILTERS.len() - wrong
-    );
+    ));
     ensure!(report.is_empty(), "{report}");
     Ok(())
 }

@@ -197,6 +197,8 @@ fn the_initial_namespace_is_left_alone() -> Result<()> {
     };
     let before = list()?;
     let fwtrace = Fwtrace::start_as(None, &["--json", "--port", "9"])?;
+    let objects = system::bpf_objects_of(fwtrace.pid());
+    ensure!(!objects.is_empty(), "nothing is attached");
     ensure!(list()? == before, "during: {}", list()?);
     let end = fwtrace.interrupt()?;
     ensure!(end.status.success(), "{}", end.stderr);
@@ -213,13 +215,13 @@ fn ready_in_time_and_prompt() -> Result<()> {
     for _ in 0..50 {
         let sent = std::time::Instant::now();
         udp(&net, A, R, false, (4702, 3500));
-        let event = fwtrace.next_drop()?;
+        let event = fwtrace.drop_to_port(3500)?;
         slowest = slowest.max(event.read.duration_since(sent));
     }
-    println!(
+    e2e::report(&format!(
         "ready after {:?}, slowest of 50 drops on stdout after {slowest:?}",
         fwtrace.ready_after()
-    );
+    ));
     // Loose: what it must cost is for the benches. This is for a lost wakeup.
     ensure!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
     fwtrace.interrupt().context("end")?;

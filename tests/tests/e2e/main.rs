@@ -5,6 +5,7 @@
 
 mod commands;
 mod conntrack;
+mod engines;
 mod filters;
 mod lifecycle;
 mod matrix;

@@ -119,6 +119,7 @@ enum Shape {
     Concatenation,
     Policy,
     PolicyAfterReturn,
+    PolicyAfterGoto,
     RejectIcmp,
     RejectReset,
     LogDrop,
@@ -126,7 +127,7 @@ enum Shape {
     TwoChains,
 }
 
-const SHAPES: [Shape; 18] = [
+const SHAPES: [Shape; 19] = [
     Shape::Plain,
     Shape::Jump,
     Shape::JumpTwice,
@@ -140,6 +141,7 @@ const SHAPES: [Shape; 18] = [
     Shape::Concatenation,
     Shape::Policy,
     Shape::PolicyAfterReturn,
+    Shape::PolicyAfterGoto,
     Shape::RejectIcmp,
     Shape::RejectReset,
     Shape::LogDrop,
@@ -263,7 +265,7 @@ fn case(site: Site, shape: Shape, index: usize) -> Case {
             ),
             "",
         ),
-        Shape::Policy | Shape::PolicyAfterReturn => {
+        Shape::Policy | Shape::PolicyAfterReturn | Shape::PolicyAfterGoto => {
             policy = Some(("t", "base"));
             let arp = if matches!(family, "bridge" | "netdev") {
                 "meta protocol arp accept\n"
@@ -271,11 +273,16 @@ fn case(site: Site, shape: Shape, index: usize) -> Case {
                 ""
             };
             let keep = "meta l4proto != { tcp, udp } accept\n";
+            let word = if shape == Shape::PolicyAfterGoto {
+                "goto"
+            } else {
+                "jump"
+            };
             let (last, beside) = if shape == Shape::Policy {
                 (format!("udp dport {port} counter comment \"pass\"\n"), "")
             } else {
                 (
-                    jump("jump", "sub", 1),
+                    jump(word, "sub", 1),
                     "chain sub {\nudp dport 9 counter drop comment \"other sub\"\n}\n",
                 )
             };
@@ -430,7 +437,9 @@ fn every_hook_family_and_shape() -> Result<()> {
         let end = fwtrace.interrupt()?;
         ensure!(end.status.success(), "{}: {}", end.status, end.stderr);
     }
-    println!("every hook, family and shape: {count} cases: {right} right");
+    e2e::report(&format!(
+        "every hook, family and shape: {count} cases: {right} right"
+    ));
     ensure!(right == count, "{} cases wrong\n{report}", count - right);
     Ok(())
 }

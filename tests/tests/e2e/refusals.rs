@@ -99,6 +99,8 @@ fn what_is_not_there_or_makes_no_sense() -> Result<()> {
         (&["-c", "many"], "many"),
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--color", "mauve"], "mauve"),
+        (&["demo", "no-such-scene"], "no-such-scene"),
+        (&["rules", "-N", "no-such-namespace"], "no-such-namespace"),
     ] {
         let output = fwtrace::run(Some(&net.r), args)?;
         refused(&output, 2, &[naming]).with_context(|| format!("{args:?}"))?;

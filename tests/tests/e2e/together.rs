@@ -58,11 +58,11 @@ fn five_thousand_drops_are_counted_exactly() -> Result<()> {
         );
         stood_for += at(&event.json, "count").as_u64().context("no count")?;
     }
-    println!(
+    e2e::report(&format!(
         "{COUNT} drops: {} events shown for {stood_for}, {} lost",
         end.drops.len(),
         end.count("lost")?
-    );
+    ));
     ensure!(
         end.drops.len() as u64 == end.count("shown")?,
         "{}",
@@ -159,11 +159,61 @@ fn others_come_and_go_under_traffic() -> Result<()> {
     for event in &end.drops {
         same(event, &want)?;
     }
-    println!(
+    e2e::report(&format!(
         "{sent} drops while others came and went: {} right, {} lost",
         end.drops.len(),
         end.count("lost")?
-    );
+    ));
     ensure!(end.drops.len() > 500, "{} drops only", end.drops.len());
     adds_up(&end, sent)
+}
+
+#[test]
+fn drops_on_several_processors_are_counted_exactly() -> Result<()> {
+    const COUNT: u64 = 10_000;
+    let net = Net::routed()?;
+    // In the sender's context and in softirqs, all at once: one interrupts the other.
+    nft::load(
+        &net.r,
+        "table inet t { chain out { type filter hook output priority 0\n\
+         udp dport 3405 counter drop comment \"out\"\n}\n\
+         chain in { type filter hook input priority 0\n\
+         udp dport 3405 counter drop comment \"in\"\n}\n}",
+    )?;
+    let fwtrace = Fwtrace::start(&net.r, &["--port", "3405"])?;
+    std::thread::scope(|scope| {
+        for (from, to, sport) in [(A, R, 4405), (R, A, 4406), (A, R, 4407), (R, A, 4408)] {
+            let (src, dst) = net.path(from, to, false, (sport, 3405));
+            let ns = net.ns(from);
+            scope.spawn(move || {
+                let socket = ns.run(|| UdpSocket::bind(src).expect("bind"));
+                for _ in 0..COUNT {
+                    // EPERM on OUTPUT.
+                    let _ = socket.send_to(b"x", dst);
+                }
+            });
+        }
+    });
+    let listed = nft::list(&net.r)?;
+    let end = fwtrace.interrupt()?;
+    ensure!(end.status.success(), "{}", end.stderr);
+    let mut counted = 0;
+    for (comment, hook) in [("in", "input"), ("out", "output")] {
+        let rule = listed.commented(comment).context("no rule")?;
+        counted += rule.packets.unwrap_or_default();
+        for event in end.drops.iter().filter(|d| d.json["hook"] == hook) {
+            ensure!(
+                at(&event.json, "rule.handle") == rule.handle,
+                "{}",
+                event.json
+            );
+            ensure!(at(&event.json, "rule.chain") == comment, "{}", event.json);
+        }
+    }
+    e2e::report(&format!(
+        "{counted} drops on several processors: {} shown, {} lost",
+        end.count("shown")?,
+        end.count("lost")?
+    ));
+    adds_up(&end, counted)
 }

@@ -3,6 +3,11 @@
 /// Bytes of sk_buff that the BPF program copies in one go; every `skb_*` offset must lie below.
 pub const SKB_BYTES: u32 = 256;
 
+/// Likewise of nf_hook_state and the `state_*` offsets.
+pub const STATE_BYTES: u32 = 64;
+/// Likewise of nf_conn and the `ct_*` offsets.
+pub const CT_BYTES: u32 = 256;
+
 /// An offset that the running kernel's BTF does not have; the feature that needs it is off.
 pub const ABSENT: u32 = u32::MAX;
 

@@ -31,4 +31,4 @@ macro_rules! pod {
     )*};
 }
 #[cfg(feature = "user")]
-pod!(Layout, Settings, Counters, CacheKey, CacheEntry);
+pod!(Layout, Settings, Counters);

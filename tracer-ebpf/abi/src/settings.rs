@@ -1,6 +1,6 @@
 //! What user space tells the BPF program, and what it counts.
 
-use crate::{IFNAMSIZ, SNAP_MAX};
+use crate::{IFNAMSIZ, RuleEvidence, SNAP_MAX};
 
 /// Drop sites (`location` values) that calibration can teach.
 pub const SITES: usize = 4;
@@ -178,12 +178,14 @@ pub struct Counters {
     pub full: u64,
 }
 
-/// Key of the cache of validated rules: what the slot held, in which generation of the ruleset.
+/// Key of the cache of validated rules: what the slots held, in which generation of the ruleset.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheKey {
-    /// The slot's word.
+    /// The rule slot's word.
     pub word: u64,
+    /// The base chain slot's word.
+    pub base: u64,
     /// `struct net`.
     pub net: u64,
     /// `net.nft.base_seq`.
@@ -194,16 +196,12 @@ pub struct CacheKey {
 
 /// A validated rule.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct CacheEntry {
-    /// The rule's header word.
-    pub header: u64,
-    /// The chain.
-    pub chain: u64,
-    /// 1-based position; for a policy, the number of rules.
-    pub number: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Made of the key. First, so that an entry that is overwritten while it is read shows.
+    pub tag: u64,
+    /// The rule.
+    pub rule: RuleEvidence,
 }
 
 const _: () = assert!(SNAP_MAX.is_multiple_of(8));

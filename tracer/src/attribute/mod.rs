@@ -86,7 +86,8 @@ impl Attributor {
             None if firewall && self.locations.is_nftables(record.location) => Engine::Nftables,
             None => Engine::Other,
         };
-        let evidence = if resolved.is_some() {
+        let named = |r: &Resolved| r.rule.is_some() || r.policy.is_some();
+        let evidence = if resolved.as_ref().is_some_and(named) {
             Evidence::exact(EvidenceSource::KernelStack)
         } else {
             Evidence::engine(self.locations.symbol(record.location))

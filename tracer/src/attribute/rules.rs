@@ -9,7 +9,7 @@ use crate::{
     event::{Family, PolicyRef, RuleRef},
     ruleset::{
         history::Found,
-        model::{self, Chain},
+        model::{self, Chain, Table},
         render::{self, Names},
     },
 };
@@ -115,12 +115,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
     let table = found.ruleset.tables.get(found.table)?;
     let chain = table.chains.get(found.chain)?;
     let rule = chain.rules.get(found.rule?)?;
-    let base = if chain.base.is_some() {
-        Some(chain)
-    } else {
-        let mut chains = table.chains.iter();
-        chains.find(|chain| chain.handle == evidence.base_chain_handle && chain.base.is_some())
-    };
+    let base = base_chain(evidence, table, chain);
     Some(Resolved {
         rule: Some(Arc::new(RuleRef {
             family: family(table.family),
@@ -145,17 +140,38 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
     })
 }
 
+/// The base chain by which a packet came to `chain`.
+fn base_chain<'a>(
+    evidence: &RuleEvidence,
+    table: &'a Table,
+    chain: &'a Chain,
+) -> Option<&'a Chain> {
+    if chain.base.is_some() {
+        return Some(chain);
+    }
+    let mut chains = table.chains.iter();
+    chains.find(|chain| chain.handle == evidence.base_chain_handle && chain.base.is_some())
+}
+
 fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     let table = found.ruleset.tables.get(found.table)?;
-    let chain = table.chains.get(found.chain)?;
+    let last = table.chains.get(found.chain)?;
+    let chain = base_chain(evidence, table, last)?;
+    // After a goto it is not the base chain that came to its end.
+    let (rules, none_matched) = if last.base.is_some() {
+        (Some(evidence.number), none_matched(evidence, chain))
+    } else {
+        let rules = u32::try_from(chain.rules.len()).ok();
+        (rules.filter(|_| found.certain), Some(false))
+    };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),
             chain: chain.name.as_str().into(),
-            rules: Some(evidence.number),
-            none_matched: none_matched(evidence, chain),
+            rules,
+            none_matched,
         })),
         ..Resolved::default()
     })
@@ -165,6 +181,10 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
 fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
     let family = u8::try_from(evidence.family).map_or(Family::Inet, |f| family(f.into()));
     if evidence.kind == RULE_POLICY {
+        // After a goto the chain is not the one with the policy, whose name nobody has copied.
+        if evidence.chain_handle != evidence.base_chain_handle {
+            return Resolved::default();
+        }
         return Resolved {
             policy: Some(Arc::new(PolicyRef {
                 family,

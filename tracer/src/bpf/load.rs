@@ -142,6 +142,11 @@ impl Programs {
         let mut map: HashMap<_, u32, u8> = HashMap::try_from(self.map_mut("NETNS")?)?;
         match map.remove(&netns) {
             Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(err))
+                if err.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(())
+            }
             other => Ok(other?),
         }
     }

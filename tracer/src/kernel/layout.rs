@@ -4,7 +4,7 @@
 //! the BPF programs do not expect, switches that feature off and leaves the others alone. So do
 //! the facts that the BPF programs have hard-coded and that turn out to be false.
 
-use fwtrace_abi::{ABSENT, Layout, TUPLE_LEN};
+use fwtrace_abi::{ABSENT, CT_BYTES, Layout, SKB_BYTES, STATE_BYTES, TUPLE_LEN};
 
 use super::types::KernelTypes;
 
@@ -273,10 +273,16 @@ pub fn resolve(types: &KernelTypes) -> (Layout, Vec<Missing>) {
     for &(name, path) in Layout::PATHS {
         // A field that nobody has said more about is essential.
         let (feature, sizes) = field_spec(name).unwrap_or((Feature::DropRecord, &[]));
+        let reach = reach(name);
         match offset(types, path, sizes) {
-            Ok(offset) => {
+            Ok(offset) if offset < reach => {
                 layout.set(name, offset);
             }
+            Ok(offset) => missing.push(Missing {
+                feature,
+                path,
+                reason: format!("{path} is at {offset}, and fwtrace reads {reach} bytes"),
+            }),
             Err(reason) => missing.push(Missing {
                 feature,
                 path,
@@ -301,6 +307,16 @@ pub fn resolve(types: &KernelTypes) -> (Layout, Vec<Missing>) {
     }
     missing.sort_by_key(|m| m.feature);
     (layout, missing)
+}
+
+/// How much of the field's struct the BPF programs copy.
+fn reach(name: &str) -> u32 {
+    match name.split('_').next() {
+        Some("skb") => SKB_BYTES,
+        Some("state") => STATE_BYTES,
+        Some("ct") => CT_BYTES,
+        _ => u32::MAX,
+    }
 }
 
 fn offset(types: &KernelTypes, path: &str, sizes: &[u64]) -> Result<u32, String> {

@@ -16,6 +16,8 @@ use jiff::tz::TimeZone;
 use crate::event::{Event, Lost, RulesetChange};
 pub use summary::Tally;
 
+/// The drop reason of netfilter, whoever in it.
+const FIREWALL: &str = "NETFILTER_DROP";
 /// How long an event may wait in the buffer while others follow.
 const WAIT: Duration = Duration::from_millis(10);
 /// Bytes that are buffered at most.

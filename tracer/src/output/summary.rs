@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use super::FIREWALL;
 use super::text::{Clean, Netns, PolicyName, RuleName};
 use crate::event::{DropEvent, Engine, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary};
 
 /// Rules that the summary names.
 const TOP: usize = 10;
-/// The firewall's own drop reason.
-const FIREWALL: &str = "NETFILTER_DROP";
 
 /// Counts shown drops by what did them.
 #[derive(Debug, Default)]
@@ -115,7 +114,7 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
                 writeln!(out)?;
             }
             (None, Some(policy)) => writeln!(out, "{}", PolicyName(policy))?,
-            (None, None) if rule.engine == Engine::Other => writeln!(out, "not by the firewall")?,
+            (None, None) if rule.engine == Engine::Other => writeln!(out, "no nftables rule")?,
             (None, None) => writeln!(out, "{}, rule not known", rule.engine.as_str())?,
         }
     }

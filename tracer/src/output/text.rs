@@ -157,8 +157,14 @@ fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
             None => {}
         }
     } else if drop.engine == Engine::Other {
-        let reason = drop.reason.as_deref().unwrap_or("reason not known");
-        write!(line, "not by the firewall: {reason}")?;
+        match drop.reason.as_deref() {
+            // iptables-legacy, ebtables, IPVS, conntrack.
+            Some(super::FIREWALL) => write!(line, "by netfilter, no nftables rule")?,
+            reason => {
+                let reason = reason.unwrap_or("reason not known");
+                write!(line, "not by the firewall: {reason}")?;
+            }
+        }
         return place(line, drop);
     } else {
         write!(line, "by {}", drop.engine.as_str())?;

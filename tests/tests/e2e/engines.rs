@@ -1,0 +1,122 @@
+//! Firewalls that are not nft's own: iptables on nf_tables is as exact, legacy iptables is not guessed.
+
+use anyhow::{Context, Result, ensure};
+use e2e::expect::at;
+use e2e::fwtrace::Fwtrace;
+use e2e::net::{Net, Place};
+use e2e::nft;
+use serde_json::Value;
+
+use crate::support::{end_well, udp};
+
+use Place::{A, R};
+
+#[test]
+fn iptables_nft_rules_have_their_handles() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    for (command, v6) in [("iptables-nft", false), ("ip6tables-nft", true)] {
+        let iptables = |args: &str| {
+            let mut argv = vec![command];
+            argv.extend(args.split(' '));
+            net.r.command(&argv, "")
+        };
+        iptables("-N SUB")?;
+        iptables("-A INPUT -p udp --dport 9 -j ACCEPT")?;
+        iptables("-A INPUT -p udp --dport 3951 -j DROP")?;
+        iptables("-A INPUT -p udp --dport 3952 -j REJECT")?;
+        iptables("-A INPUT -p udp --dport 3953 -j SUB")?;
+        iptables("-A SUB -m comment --comment never -p udp --dport 9 -j DROP")?;
+        iptables("-A SUB -j DROP")?;
+        let listed = nft::list(&net.r)?;
+        let family = if v6 { "ip6" } else { "ip" };
+        for (port, chain, number, verdict) in [
+            (3951, "INPUT", 2, "drop"),
+            (3952, "INPUT", 3, "reject"),
+            (3953, "SUB", 2, "drop"),
+        ] {
+            udp(&net, A, R, v6, (4951, port));
+            let event = fwtrace.drop_to_port(port)?.json;
+            let rule = listed
+                .rules
+                .iter()
+                .find(|r| r.family == family && r.chain == chain && r.number == number);
+            let rule = rule.context("no rule")?;
+            for (path, expected) in [
+                ("rule.family", Value::from(family)),
+                ("rule.table", Value::from("filter")),
+                ("rule.chain", Value::from(chain)),
+                ("rule.base_chain", Value::from("INPUT")),
+                ("rule.number", Value::from(number)),
+                ("rule.handle", Value::from(rule.handle)),
+                ("verdict", Value::from(verdict)),
+                ("evidence.confidence", Value::from("exact")),
+            ] {
+                let got = at(&event, path);
+                ensure!(
+                    got == expected,
+                    "{path}: {got}, expected {expected}: {event}"
+                );
+            }
+        }
+    }
+    end_well(fwtrace)
+}
+
+#[test]
+fn a_legacy_rule_is_not_guessed() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    // A rule of nf_tables beside it that could have been.
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 10\n\
+         udp dport 3961 counter drop comment \"not reached\"\n}\n}",
+    )?;
+    let append = "iptables-legacy -A INPUT -p udp --dport 3961 -j DROP";
+    net.r.command(&append.split(' ').collect::<Vec<_>>(), "")?;
+    udp(&net, A, R, false, (4961, 3961));
+    let listed = nft::list(&net.r)?;
+    let nft_rule = listed.commented("not reached").context("no rule")?;
+    ensure!(nft_rule.packets == Some(0), "scenario: {nft_rule:?}");
+    let event = fwtrace.drop_to_port(3961)?.json;
+    ensure!(
+        event["rule"].is_null() && event["policy"].is_null(),
+        "{event}"
+    );
+    ensure!(event["reason"] == "NETFILTER_DROP", "{event}");
+    ensure!(event["verdict"] == "drop", "{event}");
+    ensure!(event["engine"] != "nftables", "{event}");
+    ensure!(at(&event, "evidence.source") == "engine", "{event}");
+    ensure!(at(&event, "evidence.confidence") == "engine", "{event}");
+    end_well(fwtrace)
+}
+
+#[test]
+fn long_names_are_whole() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    let (table, chain) = ("t".repeat(120), "c".repeat(120));
+    // Two that are the same as far as a record can hold them.
+    nft::load(
+        &net.r,
+        &format!(
+            "table inet {table} {{ chain {chain}1 {{ udp dport 3971 counter drop\n}}\n\
+             chain {chain}2 {{ udp dport 3972 counter drop\n}}\n\
+             chain {chain} {{ type filter hook input priority 0\njump {chain}1\njump {chain}2\n}}\n}}"
+        ),
+    )?;
+    let listed = nft::list(&net.r)?;
+    for (port, suffix) in [(3971, "1"), (3972, "2")] {
+        udp(&net, A, R, false, (4971, port));
+        let event = fwtrace.drop_to_port(port)?.json;
+        let name = format!("{chain}{suffix}");
+        let rule = listed.rules.iter().find(|r| r.chain == name);
+        let rule = rule.context("no rule")?;
+        ensure!(at(&event, "rule.table") == table, "{event}");
+        ensure!(at(&event, "rule.chain") == name, "{event}");
+        ensure!(at(&event, "rule.base_chain") == chain, "{event}");
+        ensure!(at(&event, "rule.handle") == rule.handle, "{event}");
+    }
+    end_well(fwtrace)
+}
