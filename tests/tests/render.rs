@@ -15,7 +15,7 @@ use std::path::Path;
 use e2e::netns::Netns;
 use fwtrace::netlink::nftables::read_ruleset;
 use fwtrace::netlink::socket::{Protocol, Socket};
-use fwtrace::ruleset::model::Ruleset;
+use fwtrace::ruleset::model::{Chain, Data, Expr, Ruleset, Set, Table, Verdict};
 use fwtrace::ruleset::render::{self, Names, Options};
 
 /// The corpus: one file for each family.
@@ -113,6 +113,68 @@ const DIFFERENCES: &[Difference] = &[
         ours: "meta iiftype ether meta protocol ip",
         why: "nft leaves out the match on the device's type",
     },
+    Difference {
+        nft: "meta l4proto icmp",
+        ours: "meta nfproto ipv4 meta l4proto icmp",
+        why: "nft leaves out the match on the family, which the number of a protocol does not imply",
+    },
+    Difference {
+        nft: "meta l4proto ipv6-icmp accept",
+        ours: "meta nfproto ipv6 meta l4proto ipv6-icmp accept",
+        why: "nft leaves out the match on the family, which the number of a protocol does not imply",
+    },
+    Difference {
+        nft: "meta l4proto icmp",
+        ours: "ether type ip meta l4proto icmp",
+        why: "nft leaves out the match on the family, which the number of a protocol does not imply",
+    },
+    Difference {
+        nft: "tcp dport 22",
+        ours: "ip6 nexthdr tcp tcp dport 22",
+        why: "nft leaves out that there is no extension header",
+    },
+    Difference {
+        nft: "reject with tcp reset",
+        ours: "ip6 nexthdr tcp reject with tcp reset",
+        why: "nft leaves out that there is no extension header",
+    },
+];
+
+/// Rules that are another program when they are loaded again, one that does the same, and why.
+const EQUIVALENT: &[(&str, &str)] = &[
+    ("ip saddr 10.0.0.1 ip daddr 10.0.0.2", "loaded at once"),
+    ("meta length 50-100", "loaded once for both ends"),
+    (
+        "meta mark 0x00000005-0x00000007",
+        "loaded once for both ends",
+    ),
+    ("ip ttl { 1-5 }", "a set of one range is a range"),
+    ("udp dport 53", "IPv4 says its protocol in both ways"),
+    ("tcp dport 80", "IPv4 says its protocol in both ways"),
+    (
+        "reject with tcp reset",
+        "IPv4 says its protocol in both ways",
+    ),
+    ("udp sport set 53", "IPv4 says its protocol in both ways"),
+    ("tcp flags == 0x29", "a mask of all bits"),
+    (
+        "ip saddr 1.2.3.4",
+        "the family of the packet and its type in the Ethernet header",
+    ),
+    (
+        "ip saddr 10.0.0.1",
+        "the family of the packet and its type in the Ethernet header",
+    ),
+    (
+        "icmp type echo-request",
+        "the family of the packet and its type in the Ethernet header",
+    ),
+    ("icmpv6 type nd-router-advert", "ICMPv6 is in IPv6"),
+    ("ct original ip saddr 1.2.3.4", "the address of a family"),
+    (
+        "meta nfproto ipv4 ct original ip saddr != 1.2.3.4",
+        "the address of a family",
+    ),
 ];
 
 /// A part of a listing by what it is: `inet t chain in`, `inet t chain in rule 5`, `inet t set s`.
@@ -184,19 +246,30 @@ struct Loaded {
     names: Names,
 }
 
+/// A namespace with the devices that the corpus names.
+fn namespace() -> [Netns; 1] {
+    let made = Netns::create().unwrap();
+    made[0]
+        .ip("link set lo up\nlink add d0 type veth peer name d1\n")
+        .unwrap();
+    made
+}
+
+fn read(ns: &Netns) -> Ruleset {
+    ns.run(|| {
+        let mut socket = Socket::open(Protocol::Netfilter, &[]).unwrap();
+        read_ruleset(&mut socket).unwrap()
+    })
+}
+
 /// Loads a corpus file into a new namespace; what nft lists and what fwtrace reads.
 fn load(family: &str) -> Loaded {
-    let [ns] = Netns::create().unwrap();
-    ns.ip("link set lo up\nlink add d0 type veth peer name d1\n")
-        .unwrap();
+    let [ns] = namespace();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/render/{family}.nft"));
     let rules = fs::read_to_string(path).unwrap();
     ns.command(&["nft", "-f", "-"], &rules).unwrap();
     let nft = ns.command(&["nft", "-a", "list", "ruleset"], "").unwrap();
-    let ruleset = ns.run(|| {
-        let mut socket = Socket::open(Protocol::Netfilter, &[]).unwrap();
-        read_ruleset(&mut socket).unwrap()
-    });
+    let ruleset = read(&ns);
     assert_eq!(ruleset.problems, Vec::<String>::new());
     let links = ns.command(&["ip", "-o", "link"], "").unwrap();
     let links = links.lines().map(|line| {
@@ -272,4 +345,157 @@ fn the_corpus_is_rendered_as_nft_lists_it() {
         wrong.join("\n")
     );
     assert!(rules >= 220 && same * 100 >= rules * 95);
+}
+
+/// What the kernel runs, by rule: its place, its program with anonymous sets by their contents and anonymous chains by their order, and
+/// its text.
+fn programs(ruleset: &Ruleset, options: &Options<'_>) -> Vec<(String, String, String)> {
+    let mut programs = Vec::new();
+    for table in &ruleset.tables {
+        let bound: Vec<&str> = table
+            .chains
+            .iter()
+            .filter(|chain| chain.flags & Chain::BINDING != 0)
+            .map(|chain| chain.name.as_str())
+            .collect();
+        let chain_name = |name: &str| match bound.iter().position(|bound| *bound == name) {
+            Some(index) => format!("anonymous {index}"),
+            None => name.to_owned(),
+        };
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                let exprs = rule.exprs.iter().map(|expr| match expr {
+                    Expr::Lookup {
+                        set,
+                        sreg,
+                        dreg,
+                        flags,
+                    } => {
+                        format!(
+                            "lookup {sreg} {dreg:?} {flags} {}",
+                            set_contents(table, set)
+                        )
+                    }
+                    Expr::ObjrefMap { sreg, set } => {
+                        format!("objref {sreg} {}", set_contents(table, set))
+                    }
+                    Expr::Immediate {
+                        data:
+                            Data::Verdict(Verdict {
+                                code,
+                                chain: Some(chain),
+                            }),
+                        ..
+                    } => {
+                        format!("verdict {code} {}", chain_name(chain))
+                    }
+                    // The kernel makes a seed up where none is given.
+                    Expr::Hash {
+                        modulus, offset, ..
+                    } => format!("hash {modulus} {offset}"),
+                    expr => format!("{expr:?}"),
+                });
+                let program = exprs.collect::<Vec<_>>().join("\n");
+                let (family, chain) = (table.family, chain_name(&chain.name));
+                let place = format!("{family} {} {chain} {}", table.name, rule.number);
+                programs.push((place, program, render::rule(table, rule, options)));
+            }
+        }
+    }
+    programs.sort();
+    programs
+}
+
+/// A named set by its name, an anonymous one by what it holds.
+fn set_contents(table: &Table, name: &str) -> String {
+    let set = table
+        .set(name)
+        .filter(|set| set.flags & Set::ANONYMOUS != 0);
+    let Some(set) = set else {
+        return name.to_owned();
+    };
+    let mut elements: Vec<String> = set
+        .elements
+        .iter()
+        .map(|element| format!("{:?} {:?} {:?}", element.key, element.key_end, element.data))
+        .collect();
+    elements.sort();
+    format!("{} {}", set.flags, elements.join(", "))
+}
+
+#[test]
+fn what_is_rendered_is_the_rule_again_when_it_is_loaded() {
+    let (mut rules, mut same) = (0, 0);
+    let mut wrong = Vec::new();
+    let mut seen = vec![false; EQUIVALENT.len()];
+    for family in CORPUS {
+        let loaded = load(family);
+        let options = Options {
+            names: &loaded.names,
+            stateless: false,
+            handles: false,
+        };
+        let again = render::ruleset(&loaded.ruleset, &options);
+        let [ns] = namespace();
+        ns.command(&["nft", "-f", "-"], &again).unwrap();
+        let second = programs(&read(&ns), &options);
+        let first = programs(&loaded.ruleset, &options);
+        rules += first.len();
+        assert_eq!(first.len(), second.len());
+        for ((place, before, text), (_, after, _)) in first.iter().zip(&second) {
+            if before == after {
+                same += 1;
+                continue;
+            }
+            match EQUIVALENT.iter().position(|known| known.0 == text) {
+                Some(known) => seen[known] = true,
+                None => wrong.push(format!("{place}: {text}\n{before}\n  becomes\n{after}")),
+            }
+        }
+    }
+    for ((text, why), seen) in EQUIVALENT.iter().zip(seen) {
+        if !seen {
+            wrong.push(format!(
+                "listed as another program ({why}), and is not: {text}"
+            ));
+        }
+    }
+    println!("{same} of {rules} rules are the same program again");
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn iptables_extensions_are_shown_by_name() {
+    let [ns] = namespace();
+    let rules = "*filter\n\
+        -A INPUT -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m comment --comment ssh -j REJECT\n\
+        -A INPUT -s 10.0.0.0/8 -i eth0 -j DROP\n\
+        COMMIT\n";
+    ns.command(&["iptables-nft-restore"], rules).unwrap();
+    let ruleset = read(&ns);
+    let names = Names::system();
+    let options = Options {
+        names: &names,
+        stateless: true,
+        handles: false,
+    };
+    let table = &ruleset.tables[0];
+    let chain = table.chain("INPUT").unwrap();
+    let texts: Vec<String> = chain
+        .rules
+        .iter()
+        .map(|rule| render::rule(table, rule, &options))
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "tcp dport 22 xt match \"conntrack\" xt match \"comment\" counter xt target \"REJECT\"",
+            "iifname \"eth0\" ip saddr 10.0.0.0/8 counter drop",
+        ]
+    );
 }

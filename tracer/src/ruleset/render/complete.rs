@@ -4,7 +4,7 @@ use crate::ruleset::model::Set;
 
 use super::lift::Lifter;
 use super::load::option_proto;
-use super::node::{BitOp, Node};
+use super::node::{BitOp, Node, Payload};
 use super::proto::Layer;
 use super::relation::run;
 use super::types::{self, Order};
@@ -38,13 +38,22 @@ impl<'a> Lifter<'a> {
         field.unwrap_or(node)
     }
 
+    /// Leaves out the matches that the payload's name implies.
+    pub(super) fn leave_out(&mut self, payload: &Payload) {
+        let implied = self.context.implied_by(payload);
+        if implied.is_some() {
+            let family = self.context.implied_by_icmp(payload);
+            self.remove(family);
+        }
+        self.remove(implied);
+    }
+
     /// Names what is in the tree and leaves out the matches that it implies.
     pub(super) fn complete(&mut self, node: Node<'a>) -> Node<'a> {
         match self.unshift(node) {
             Node::Payload(mut payload) => {
                 self.context.name(&mut payload);
-                let implied = self.context.implied_by(&payload);
-                self.remove(implied);
+                self.leave_out(&payload);
                 Node::Payload(payload)
             }
             Node::Exthdr(exthdr) => {

@@ -309,12 +309,12 @@ impl Context {
         let Key::Payload(base, _) = dependency.key else {
             return true;
         };
+        // `ip protocol tcp` also says that it is IPv4, `ip6 nexthdr tcp` that there is no extension header.
+        let says_more = *base == proto::IP6 || (*base == proto::IP && self.is_mixed());
+        if says_more && payload.layer == Layer::Transport {
+            return false;
+        }
         if self.is_mixed() {
-            // `ip protocol tcp` also says that it is IPv4.
-            let names_family = *base == proto::IP || *base == proto::IP6;
-            if names_family && payload.layer == Layer::Transport {
-                return false;
-            }
             if base.layer == payload.layer {
                 if payload.is_key() {
                     return false;
@@ -335,18 +335,30 @@ impl Context {
         true
     }
 
-    /// The statement about the network protocol that `meta l4proto value` makes redundant.
-    pub(super) fn implied_by_l4proto(&mut self, value: u32) -> Option<usize> {
+    /// The statement about the network protocol that a match on a field of ICMP or ICMPv6 makes redundant.
+    pub(super) fn implied_by_icmp(&mut self, payload: &Payload) -> Option<usize> {
+        let (proto, _) = payload.field?;
         let slot = self.slot(Layer::Network)?;
         let dependency = self.dependencies[slot]?;
-        let network = dependency_family(&dependency);
-        let implied = match (self.family, network) {
-            (_, None) => false,
-            (Family::Ip, Some(network)) => *network == proto::IP,
-            (Family::Ip6, Some(network)) => *network == proto::IP6,
-            (_, Some(network)) => {
-                (*network == proto::IP && value == 1) || (*network == proto::IP6 && value == 58)
-            }
+        let network = dependency_family(&dependency)?;
+        let implied = (*network == proto::IP && *proto == proto::ICMP)
+            || (*network == proto::IP6 && *proto == proto::ICMPV6);
+        if !implied || !self.is_mixed() {
+            return None;
+        }
+        self.dependencies[slot] = None;
+        Some(dependency.statement)
+    }
+
+    /// The statement about the network protocol that the table's family makes redundant.
+    pub(super) fn implied_by_family(&mut self) -> Option<usize> {
+        let slot = self.slot(Layer::Network)?;
+        let dependency = self.dependencies[slot]?;
+        let network = dependency_family(&dependency)?;
+        let implied = match self.family {
+            Family::Ip => *network == proto::IP,
+            Family::Ip6 => *network == proto::IP6,
+            _ => false,
         };
         if !implied {
             return None;
@@ -360,6 +372,9 @@ impl Context {
         let slot = self.slot(proto.layer)?;
         let known = self.proto(proto.layer) == Some(proto);
         let dependency = self.dependencies[slot].filter(|_| known)?;
+        if matches!(dependency.key, Key::Payload(base, _) if *base == proto::IP6) {
+            return None;
+        }
         self.dependencies[slot] = None;
         Some(dependency.statement)
     }

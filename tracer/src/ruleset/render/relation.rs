@@ -134,7 +134,7 @@ impl<'a> Lifter<'a> {
             Node::Meta(key @ (meta::PROTOCOL | meta::IIFTYPE | meta::NFPROTO | meta::L4PROTO)) => {
                 self.context.learn_meta(*key, value);
                 if *key == meta::L4PROTO {
-                    let implied = self.context.implied_by_l4proto(value);
+                    let implied = self.context.implied_by_family();
                     self.remove(implied);
                 }
                 self.context.keep(Dependency {
@@ -264,8 +264,7 @@ impl<'a> Lifter<'a> {
         if key {
             self.context.learn(&part, value);
         }
-        let implied = self.context.implied_by(&part);
-        self.remove(implied);
+        self.leave_out(&part);
         let field = part.field;
         let statement = self.push_relation(&Node::Payload(part), op, &text, kind.ty.is_bitmask());
         if let (true, Some((proto, index))) = (key, field) {
