@@ -82,6 +82,7 @@ impl Attributor {
             _ => None,
         };
         let engine = match &resolved {
+            Some(resolved) if resolved.iptables => Engine::IptablesNft,
             Some(_) => Engine::Nftables,
             None if firewall && self.locations.is_nftables(record.location) => Engine::Nftables,
             None => Engine::Other,
@@ -98,6 +99,7 @@ impl Attributor {
             policy,
             reject,
             priority,
+            ..
         } = resolved;
         DropEvent {
             time,

@@ -26,6 +26,8 @@ pub(super) struct Resolved {
     pub(super) reject: bool,
     /// Priority of the base chain.
     pub(super) priority: Option<i32>,
+    /// iptables-nft made the table.
+    pub(super) iptables: bool,
 }
 
 /// What a record says of its rule: handles are not used again, but a rule's place in its chain
@@ -136,6 +138,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
         })),
         policy: None,
         reject: rule.is_reject(),
+        iptables: table.is_iptables(),
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
 }
@@ -166,6 +169,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
+        iptables: table.is_iptables(),
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),

@@ -51,20 +51,24 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Creates the maps and loads every program for the kernel that `layout` describes.
+    /// Creates the maps for the kernel that `layout` describes; programs are loaded when they are
+    /// attached first.
     ///
     /// # Errors
     /// See [`BpfError`].
     pub fn load(layout: &Layout) -> Result<Self, BpfError> {
-        let btf = Btf::from_sys_fs()?;
-        let ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .override_global("LAYOUT", layout, true)
-            .load(OBJECT)?;
-        Ok(Self {
-            ebpf,
-            btf: Some(btf),
-            links: BTreeMap::new(),
+        // Both parse the kernel's BTF, tens of milliseconds each: side by side.
+        std::thread::scope(|scope| {
+            let btf = scope.spawn(Btf::from_sys_fs);
+            let mut loader = EbpfLoader::new();
+            loader.override_global("LAYOUT", layout, true);
+            let ebpf = loader.load(OBJECT);
+            let btf = btf.join().map_err(|_| BpfError::Missing("BTF"))??;
+            Ok(Self {
+                ebpf: ebpf?,
+                btf: Some(btf),
+                links: BTreeMap::new(),
+            })
         })
     }
 

@@ -255,14 +255,9 @@ fn write_line(object: &Object<'_>, out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Who manages the table: only iptables-nft puts xtables' matches and targets into nf_tables.
+/// Who manages the table.
 fn engine(table: &Table) -> Engine {
-    let mut exprs = table
-        .chains
-        .iter()
-        .flat_map(|chain| &chain.rules)
-        .flat_map(|rule| &rule.exprs);
-    if exprs.any(|expr| matches!(expr, Expr::Match { .. } | Expr::Target { .. })) {
+    if table.is_iptables() {
         Engine::IptablesNft
     } else {
         Engine::Nftables

@@ -130,6 +130,16 @@ impl<W: Write, T: Write> Sink<W, T> {
         Ok(())
     }
 
+    /// Says what is no drop to the user only, where stdout is to hold drops and nothing else.
+    ///
+    /// # Errors
+    /// As [`event`](Self::event).
+    pub fn aside(&mut self, event: &Event) -> io::Result<()> {
+        self.flush()?;
+        let _ = self.tell(event);
+        Ok(())
+    }
+
     /// Writes out what is buffered.
     ///
     /// # Errors

@@ -267,7 +267,13 @@ impl Run<'_> {
     }
 
     fn emit(&mut self, event: &Event) -> Result<(), RunError> {
-        self.sink.event(event).map_err(io_error("stdout"))?;
+        // Who asks for COUNT drops gets COUNT objects.
+        let written = match event {
+            Event::Drop(_) => self.sink.event(event),
+            _ if self.left.is_some() => self.sink.aside(event),
+            _ => self.sink.event(event),
+        };
+        written.map_err(io_error("stdout"))?;
         (self.on_event)(event);
         Ok(())
     }

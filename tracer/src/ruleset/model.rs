@@ -134,6 +134,16 @@ impl Table {
     /// `NFT_TABLE_F_PERSIST`: it has an owner and outlives it.
     pub const PERSIST: u32 = 4;
 
+    /// Whether iptables-nft made it: nobody else puts xtables' matches and targets into nf_tables.
+    pub fn is_iptables(&self) -> bool {
+        let mut exprs = self
+            .chains
+            .iter()
+            .flat_map(|chain| &chain.rules)
+            .flat_map(|rule| &rule.exprs);
+        exprs.any(|expr| matches!(expr, Expr::Match { .. } | Expr::Target { .. }))
+    }
+
     /// The chain of this name.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| chain.name == name)
