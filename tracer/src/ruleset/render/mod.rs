@@ -229,4 +229,6 @@ pub fn priority(family: Family, hook: u32, priority: i32) -> String {
 }
 
 #[cfg(test)]
+mod odd;
+#[cfg(test)]
 mod tests;
