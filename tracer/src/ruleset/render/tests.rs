@@ -292,6 +292,20 @@ fn an_anonymous_chain_is_written_in_the_rule() {
 }
 
 #[test]
+fn a_rule_is_one_line() {
+    let log = Expr::Log {
+        prefix: Some("a\nb\u{1b}[2J".to_owned()),
+        level: Some(4),
+        flags: None,
+        group: None,
+        snaplen: None,
+        qthreshold: None,
+    };
+    let text = text(Family::Ip, vec![log]);
+    assert_eq!(text, "log prefix \"a\\nb\\u{1b}[2J\"");
+}
+
+#[test]
 fn priorities_and_hooks() {
     assert_eq!(priority(Family::Inet, 1, 0), "filter");
     assert_eq!(priority(Family::Ip, 0, -105), "dstnat - 5");
