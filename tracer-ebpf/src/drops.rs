@@ -16,7 +16,7 @@ use fwtrace_abi::{
 use crate::{
     conntrack,
     filter::{self, each},
-    kernel::{copy, field, offset, u16_at, u32_at, u64_at},
+    kernel::{copy, copy_words, field, offset, u16_at, u32_at, u64_at},
     process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
 };
@@ -202,6 +202,15 @@ fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
     (net, inode)
 }
 
+/// Zeroes a name, which stands at a multiple of 8 in the record.
+#[inline(always)]
+fn clear(name: &mut [u8; IFNAMSIZ]) {
+    for word in 0..IFNAMSIZ / 8 {
+        // SAFETY: within the name.
+        unsafe { core::ptr::write_volatile(name.as_mut_ptr().cast::<u64>().add(word), 0) };
+    }
+}
+
 /// Resets what is not written for every record.
 #[inline(always)]
 fn begin(record: &mut Record) {
@@ -209,8 +218,8 @@ fn begin(record: &mut Record) {
     record.flags = 0;
     record.iif = 0;
     record.oif = 0;
-    record.iif_name = [0; IFNAMSIZ];
-    record.oif_name = [0; IFNAMSIZ];
+    clear(&mut record.iif_name);
+    clear(&mut record.oif_name);
     record.hook = UNKNOWN;
     record.pf = UNKNOWN;
     record.vlan_tci = 0;
@@ -268,7 +277,8 @@ fn find_site(settings: &Settings, location: u64, site: &mut Site) {
     site.kind = SITE_NONE;
     for i in 0..SITES {
         if settings.sites[i].location == location {
-            *site = settings.sites[i];
+            // SAFETY: two values of one type.
+            unsafe { copy_words(&raw const settings.sites[i], site) };
             return;
         }
     }

@@ -30,6 +30,23 @@ pub fn copy_str(dst: *mut u8, size: u32, src: u64) {
     unsafe { bpf_probe_read_kernel_str(dst.cast(), size, src as *const _) };
 }
 
+/// Copies a `T`, whose size and alignment are multiples of 8, word by word: what the compiler makes of a
+/// plain assignment copies byte by byte.
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes.
+#[inline(always)]
+pub unsafe fn copy_words<T>(from: *const T, to: *mut T) {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    for word in 0..size_of::<T>() / 8 {
+        // SAFETY: within `T`.
+        unsafe {
+            let value = core::ptr::read_volatile(from.cast::<u64>().add(word));
+            core::ptr::write_volatile(to.cast::<u64>().add(word), value);
+        }
+    }
+}
+
 /// A field of a kernel struct whose start was copied to `$bytes`, a place of `$size` bytes (a power of
 /// two) and some slack; user space has checked that the offset lies within.
 macro_rules! field {

@@ -16,7 +16,7 @@ use fwtrace_abi::{
     SITE_POLICY, SITE_RULE,
 };
 
-use crate::kernel::{copy, copy_str, is_pointer, offset, u8_at, u64_at};
+use crate::kernel::{copy, copy_str, copy_words, is_pointer, offset, u8_at, u64_at};
 
 /// Rules in a chain that a walk covers at the most.
 const MAX_RULES: u32 = 1 << 16;
@@ -187,21 +187,6 @@ pub fn resolve(rule: &mut RuleEvidence, key: &CacheKey) {
             (*entry).tag = tag;
             copy_words(rule, &raw mut (*entry).rule);
             let _ = CACHE.insert(key, &*entry, 0);
-        }
-    }
-}
-
-/// Copies a rule word by word: a plain assignment becomes a call that copies byte by byte.
-///
-/// # Safety
-/// Both must be valid for [`RuleEvidence`], `from` for reads and `to` for writes.
-#[inline(always)]
-unsafe fn copy_words(from: *const RuleEvidence, to: *mut RuleEvidence) {
-    for word in 0..size_of::<RuleEvidence>() / 8 {
-        // SAFETY: within the struct, whose size is a multiple of 8.
-        unsafe {
-            let value = core::ptr::read_volatile(from.cast::<u64>().add(word));
-            core::ptr::write_volatile(to.cast::<u64>().add(word), value);
         }
     }
 }
