@@ -314,15 +314,13 @@ impl Context {
         if says_more && payload.layer == Layer::Transport {
             return false;
         }
-        if self.is_mixed() {
-            if base.layer == payload.layer {
-                if payload.is_key() {
-                    return false;
-                }
-                if payload.layer == Layer::Link {
-                    return *base != proto::VLAN
-                        && (*base != proto::ETHER || dependency.value == 0x8100);
-                }
+        if self.is_mixed() && base.layer == payload.layer {
+            if payload.is_key() {
+                return false;
+            }
+            if payload.layer == Layer::Link {
+                return *base != proto::VLAN
+                    && (*base != proto::ETHER || dependency.value == 0x8100);
             }
         }
         if payload.layer != Layer::Transport || base.layer != Layer::Transport {

@@ -123,7 +123,22 @@ impl<'a> Printer<'a> {
 
 /// The rule in one line, without its handle: `tcp dport 80 counter packets 2 bytes 120 drop comment "block web"`.
 pub fn rule(table: &Table, rule: &Rule, options: &Options<'_>) -> String {
-    Printer::new(table, options, false).rule(rule)
+    one_line(Printer::new(table, options, false).rule(rule))
+}
+
+/// Log prefixes and comments may hold anything: control characters are escaped.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = text.chars().map(|c| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    });
+    escaped.collect()
 }
 
 /// The whole ruleset as `nft list ruleset` prints it, or `nft -a list ruleset`.
@@ -228,5 +243,7 @@ pub fn priority(family: Family, hook: u32, priority: i32) -> String {
     }
 }
 
+#[cfg(test)]
+mod odd;
 #[cfg(test)]
 mod tests;
