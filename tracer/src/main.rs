@@ -124,9 +124,7 @@ fn exit_code(err: &anyhow::Error) -> u8 {
                 io::ErrorKind::PermissionDenied => UNABLE,
                 _ => continue,
             }
-        } else if is_refusal(cause) {
-            UNABLE
-        } else if cause.is::<CapsError>() {
+        } else if is_refusal(cause) || cause.is::<CapsError>() {
             UNABLE
         } else if let Some(err) = cause.downcast_ref::<BpfError>() {
             match err {

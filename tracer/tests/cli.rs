@@ -1,5 +1,7 @@
 //! The `fwtrace` command from outside: exit codes, and what goes where. No root needed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::process::{Command, Output};
 
 fn fwtrace(args: &[&str]) -> Output {

@@ -233,7 +233,8 @@ fn count_ends_the_run() -> Result<()> {
         .map(|d| at(&d.json, "packet.dport"))
         .collect();
     ensure!(ports == [5001, 5002], "{ports:?}");
-    ensure!(end.count("shown")? == 2, "{}", end.summary);
+    ensure!(end.stdout.len() == 2, "{:?}", end.stdout);
+    ensure!(end.stderr.contains(": 2 shown, "), "{}", end.stderr);
     Ok(())
 }
 

@@ -94,10 +94,14 @@ impl Snapshots {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.history.is_stale() {
-            self.read()?;
+        if !self.history.is_stale() {
+            return Ok(());
         }
-        Ok(())
+        match self.read() {
+            // It is still being changed: the announcement of that is the next occasion.
+            Err(SnapshotError::Read(ReadError::Unsettled { .. })) => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes sure that the newest reading is of now: takes in what notifications there are, and reads the ruleset again if it has another
