@@ -107,7 +107,7 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
 
     let wanted = filter::reason_wanted(settings, reason);
     find_site(settings, location, &mut scratch.site);
-    let known_site = scratch.site.kind != SITE_NONE;
+    let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
     let framed = known_site && find_state(scratch, stack, skb, net);
     if framed {
         hook_state(scratch);

@@ -314,6 +314,29 @@ pub struct Evidence {
     /// The function that freed the packet, `symbol+0xoffset`, where the source is the engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Arc<str>>,
+    /// Whether a rule or a policy did it, where the source is the engine and that much is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<DecidedBy>,
+}
+
+/// What in a chain drops a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecidedBy {
+    /// A rule.
+    Rule,
+    /// A base chain's policy.
+    Policy,
+}
+
+impl DecidedBy {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Policy => "policy",
+        }
+    }
 }
 
 impl Evidence {
@@ -324,16 +347,18 @@ impl Evidence {
             confidence: Confidence::Exact,
             candidates: Vec::new(),
             location: None,
+            decided_by: None,
         }
     }
 
     /// Only the engine is known, from the function that freed the packet.
-    pub fn engine(location: Option<Arc<str>>) -> Self {
+    pub fn engine(location: Option<Arc<str>>, decided_by: Option<DecidedBy>) -> Self {
         Self {
             source: EvidenceSource::Engine,
             confidence: Confidence::Engine,
             candidates: Vec::new(),
             location,
+            decided_by,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{end_well, udp};
 
-use Place::{A, R};
+use Place::{A, B, R};
 
 #[test]
 fn iptables_nft_rules_have_their_handles() -> Result<()> {
@@ -89,6 +89,53 @@ fn a_legacy_rule_is_not_guessed() -> Result<()> {
     ensure!(event["engine"] != "nftables", "{event}");
     ensure!(at(&event, "evidence.source") == "engine", "{event}");
     ensure!(at(&event, "evidence.confidence") == "engine", "{event}");
+    end_well(fwtrace)
+}
+
+/// Without slots: engine, hook, and whether a rule or a policy did it; never a rule.
+#[test]
+fn without_the_stack_the_engine_and_the_hook_are_known() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(
+        &net.r,
+        "table inet t {
+            chain in { type filter hook input priority 0; policy drop
+                udp dport 3962 counter drop
+                ip protocol icmp accept
+            }
+            chain fw { type filter hook forward priority 0
+                udp dport 3962 counter drop
+            }
+            chain pre { type filter hook prerouting priority 0
+                udp dport 3964 counter drop
+            }
+            chain out { type filter hook output priority 0
+                udp dport 3962 counter drop
+            }
+        }",
+    )?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "engine"])?;
+    for (from, to, port, hook, by) in [
+        (A, R, 3962, "input", "rule"),
+        (A, R, 3963, "input", "policy"),
+        (A, B, 3962, "forward", "rule"),
+        (A, R, 3964, "prerouting", "rule"),
+        (R, B, 3962, "output", "rule"),
+    ] {
+        for v6 in [false, true] {
+            udp(&net, from, to, v6, (4962, port));
+            let event = fwtrace.drop_to_port(port)?.json;
+            ensure!(
+                event["rule"].is_null() && event["policy"].is_null(),
+                "{event}"
+            );
+            ensure!(event["engine"] == "nftables", "{event}");
+            ensure!(event["hook"] == hook, "{hook}: {event}");
+            ensure!(at(&event, "evidence.source") == "engine", "{event}");
+            ensure!(at(&event, "evidence.confidence") == "engine", "{event}");
+            ensure!(at(&event, "evidence.decided_by") == by, "{by}: {event}");
+        }
+    }
     end_well(fwtrace)
 }
 

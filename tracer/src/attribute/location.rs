@@ -2,25 +2,33 @@
 
 use std::{cell::RefCell, collections::HashMap, ops::Range, sync::Arc};
 
-use crate::kernel::{
-    hooks,
-    symbols::{self, Symbols},
+use fwtrace_abi::{SITE_POLICY, SITE_RULE, Site};
+
+use crate::{
+    event::DecidedBy,
+    kernel::{
+        hooks,
+        symbols::{self, Symbols},
+    },
 };
 
 /// What is known of the kernel's code.
 pub struct Locations {
     nft_do_chain: Option<Range<u64>>,
     callers: Symbols,
+    sites: Vec<Site>,
     /// Each location is looked up in kallsyms once: there are few.
     seen: RefCell<HashMap<u64, Option<Arc<str>>>>,
 }
 
 impl Locations {
-    /// `symbols` must have been asked for `nft_do_chain` and [`hooks::caller_names`].
-    pub fn new(symbols: Symbols) -> Self {
+    /// `symbols` must have been asked for `nft_do_chain` and [`hooks::caller_names`]; `sites` are what
+    /// calibration has learnt.
+    pub fn new(symbols: Symbols, sites: &[Site]) -> Self {
         Self {
             nft_do_chain: symbols.range("nft_do_chain"),
             callers: symbols,
+            sites: sites.to_vec(),
             seen: RefCell::default(),
         }
     }
@@ -30,6 +38,16 @@ impl Locations {
         self.nft_do_chain
             .as_ref()
             .is_some_and(|range| range.contains(&location))
+    }
+
+    /// Whether a rule or a policy drops at `location`.
+    pub(super) fn decided_by(&self, location: u64) -> Option<DecidedBy> {
+        let site = self.sites.iter().find(|site| site.location == location)?;
+        match site.kind {
+            SITE_RULE => Some(DecidedBy::Rule),
+            SITE_POLICY => Some(DecidedBy::Policy),
+            _ => None,
+        }
     }
 
     /// `function+0xoffset`.

@@ -91,7 +91,10 @@ impl Attributor {
         let evidence = if resolved.as_ref().is_some_and(named) {
             Evidence::exact(EvidenceSource::KernelStack)
         } else {
-            Evidence::engine(self.locations.symbol(record.location))
+            Evidence::engine(
+                self.locations.symbol(record.location),
+                self.locations.decided_by(record.location),
+            )
         };
         let resolved = resolved.unwrap_or_default();
         let Resolved {

@@ -19,7 +19,7 @@ use zerocopy::FromBytes;
 
 use super::{
     load::{BpfError, Programs},
-    slots::{Expected, Unlearnt, learn},
+    slots::{Expected, Unlearnt, kinds, learn},
 };
 use crate::{
     netlink::{
@@ -59,8 +59,13 @@ pub enum CalibrationError {
     #[error("calibration: {0}")]
     Bpf(#[from] BpfError),
     /// Nothing reproducible.
-    #[error("calibration: {0}")]
-    Unlearnt(#[from] Unlearnt),
+    #[error("calibration: {reason}")]
+    Unlearnt {
+        /// Why.
+        reason: Unlearnt,
+        /// What was learnt all the same: sites without slots.
+        kinds: Vec<Site>,
+    },
     /// The thread ended.
     #[error("calibration: its thread panicked")]
     Panicked,
@@ -132,7 +137,10 @@ fn in_own_netns(
         samples.push((expected, receive(ring, mark)));
     }
     programs.set_calibration_netns(0)?;
-    Ok(learn(&samples)?)
+    learn(&samples).map_err(|reason| CalibrationError::Unlearnt {
+        reason,
+        kinds: kinds(&samples),
+    })
 }
 
 /// Rules dropped by a plain rule, in the second and third of three base chains, two jumps deep,

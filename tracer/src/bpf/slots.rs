@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fwtrace_abi::{Calibration, PKTINFO_WINDOW, SITE_POLICY, SITE_RULE, SITES, Site};
+use fwtrace_abi::{Calibration, PKTINFO_WINDOW, SITE_POLICY, SITE_RULE, SITES, Settings, Site};
 
 /// How many words below the lowest pktinfo that calibration sees it may stand in other families.
 #[expect(clippy::cast_possible_wrap, reason = "a small constant")]
@@ -81,6 +81,36 @@ pub fn learn(samples: &[(Expected, Option<Calibration>)]) -> Result<Vec<Site>, U
         .map(|(location, samples)| site(location, &samples, &bases))
         .collect()
 }
+
+/// The sites without their slots: which locations are rules' and which policies'. What is left when no
+/// slots can be learnt.
+pub fn kinds(samples: &[(Expected, Option<Calibration>)]) -> Vec<Site> {
+    let mut kinds: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for (expected, sample) in samples {
+        let kind = match expected.rule {
+            Some(_) => SITE_RULE,
+            None => SITE_POLICY,
+        };
+        if let Some(sample) = sample {
+            kinds.entry(sample.location).or_default().insert(kind);
+        }
+    }
+    kinds
+        .into_iter()
+        .filter(|(_, kinds)| kinds.len() == 1)
+        .filter_map(|(location, kinds)| {
+            Some(Site {
+                location,
+                kind: *kinds.first()?,
+                ..UNLEARNT
+            })
+        })
+        .take(SITES)
+        .collect()
+}
+
+/// A site of which nothing is known.
+pub const UNLEARNT: Site = Settings::NONE.sites[0];
 
 /// Address of the base chain, by the handle of a rule in it.
 fn base_chains(samples: &[(Expected, &Calibration)]) -> BTreeMap<u64, u64> {
@@ -292,6 +322,26 @@ mod tests {
         ];
         let sites = learn(&samples).unwrap();
         assert_eq!((sites[1].kind, sites[1].rule_slot), (SITE_POLICY, 4));
+    }
+
+    #[test]
+    fn without_slots_the_kinds_remain() {
+        let policy = Expected {
+            rule: None,
+            base: Some(5),
+        };
+        let samples = [
+            (rule(5), Some(sample(100, &[]))),
+            (rule(6), Some(sample(300, &[]))),
+            (policy, Some(sample(200, &[]))),
+            (policy, Some(sample(300, &[]))),
+            (policy, None),
+        ];
+        let kinds: Vec<_> = kinds(&samples)
+            .iter()
+            .map(|site| (site.location, site.kind, site.rule_slot))
+            .collect();
+        assert_eq!(kinds, [(100, SITE_RULE, -1), (200, SITE_POLICY, -1)]);
     }
 
     #[test]

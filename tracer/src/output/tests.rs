@@ -3,8 +3,9 @@ use std::sync::Arc;
 use super::*;
 use crate::event::tests::drop_event;
 use crate::event::{
-    Candidate, ChangedBy, Confidence, Conntrack, CtState, DropEvent, Engine, ErrorEvent, Evidence,
-    EvidenceSource, Family, Hook, Nat, NetnsRef, PolicyRef, Process, Summary, Tuple, Verdict,
+    Candidate, ChangedBy, Confidence, Conntrack, CtState, DecidedBy, DropEvent, Engine, ErrorEvent,
+    Evidence, EvidenceSource, Family, Hook, Nat, NetnsRef, PolicyRef, Process, Summary, Tuple,
+    Verdict,
 };
 use crate::packet::Proto;
 
@@ -103,10 +104,16 @@ fn engine_evidence() {
     let mut drop = drop_event();
     drop.rule = None;
     drop.path = None;
-    drop.evidence = Evidence::engine(Some("nf_hook_slow+0x7d".into()));
+    drop.evidence = Evidence::engine(Some("nf_hook_slow+0x7d".into()), None);
     let out = lines(&options(), drop.clone());
     assert!(
         out.ends_with(" by nftables input (rule not known: engine evidence)  ct new\n"),
+        "{out}"
+    );
+    drop.evidence.decided_by = Some(DecidedBy::Policy);
+    let out = lines(&options(), drop.clone());
+    assert!(
+        out.ends_with(" by nftables input policy (chain not known: engine evidence)  ct new\n"),
         "{out}"
     );
     let verbose = Options {
@@ -141,6 +148,7 @@ fn ambiguous_names_every_candidate() {
         confidence: Confidence::Ambiguous,
         candidates: vec![Candidate::Rule(first), Candidate::Policy(second)],
         location: None,
+        decided_by: None,
     };
     let out = lines(&options(), drop);
     assert!(
@@ -168,7 +176,7 @@ fn not_by_the_firewall() {
     drop.engine = Engine::Other;
     (drop.rule, drop.hook, drop.conntrack) = (None, None, None);
     drop.reason = Some("NO_SOCKET".into());
-    drop.evidence = Evidence::engine(Some("tcp_v4_rcv+0x1".into()));
+    drop.evidence = Evidence::engine(Some("tcp_v4_rcv+0x1".into()), None);
     let out = lines(&options(), drop);
     assert!(
         out.ends_with(" not by the firewall: NO_SOCKET (tcp_v4_rcv+0x1)\n"),
@@ -396,6 +404,6 @@ fn hook_is_named_without_a_rule() {
     let mut drop = drop_event();
     drop.rule = None;
     drop.hook = Some(Hook::Egress);
-    drop.evidence = Evidence::engine(None);
+    drop.evidence = Evidence::engine(None, None);
     assert!(lines(&options(), drop).contains("by nftables egress (rule not known"));
 }

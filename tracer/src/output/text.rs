@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 
 use super::Options;
 use crate::event::{
-    Candidate, Confidence, Conntrack, DropEvent, Engine, NetnsRef, PolicyRef, RuleRef, Tuple,
-    Verdict,
+    Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PolicyRef, RuleRef,
+    Tuple, Verdict,
 };
 use crate::packet::Numeric;
 
@@ -179,6 +179,11 @@ fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
                 drop.evidence.source.as_str()
             ),
             (_, Engine::Conntrack | Engine::Bpf) => place(line, drop),
+            _ if drop.evidence.decided_by == Some(DecidedBy::Policy) => write!(
+                line,
+                " policy (chain not known: {} evidence)",
+                drop.evidence.source.as_str()
+            ),
             _ => write!(
                 line,
                 " (rule not known: {} evidence)",

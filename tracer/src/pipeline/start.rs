@@ -12,6 +12,7 @@ use crate::{
         calibrate::{CalibrationError, Calibrator},
         load::{BpfError, Programs},
         reader::{RawDrop, Reader},
+        slots::UNLEARNT,
     },
     cli::{self, Live, Watch},
     kernel::{
@@ -156,12 +157,27 @@ pub(super) fn start(
     }
     let mut programs = Programs::load(&kernel.layout)?;
     let mut calibrator = Calibrator::new(&mut programs)?;
-    if plan.kernel_stack && kernel.has(Feature::KernelStack) && kernel.has(Feature::HookState) {
-        match calibrator.calibrate(&mut programs) {
-            Ok(sites) => install(&mut settings, &sites),
-            Err(error) => notes.push(no_kernel_stack(&error)),
+    let stack = kernel.has(Feature::KernelStack) && kernel.has(Feature::HookState);
+    let sites = match stack.then(|| calibrator.calibrate(&mut programs)) {
+        Some(Ok(sites)) if plan.kernel_stack => sites,
+        Some(Ok(sites)) => sites
+            .iter()
+            .map(|site| Site {
+                location: site.location,
+                kind: site.kind,
+                ..UNLEARNT
+            })
+            .collect(),
+        Some(Err(error)) => {
+            notes.push(no_kernel_stack(&error));
+            match error {
+                CalibrationError::Unlearnt { kinds, .. } => kinds,
+                _ => Vec::new(),
+            }
         }
-    }
+        None => Vec::new(),
+    };
+    install(&mut settings, &sites);
     programs.set_settings(&settings)?;
 
     if let Watch::These(watched) = &plan.watch {
@@ -179,7 +195,7 @@ pub(super) fn start(
     programs.attach("drops")?;
     programs.detach("calibrate")?;
     programs.forget_btf();
-    let locations = Locations::new(kernel.symbols.unwrap_or_default());
+    let locations = Locations::new(kernel.symbols.unwrap_or_default(), &sites);
     let tracer = Tracer {
         programs,
         calibrator,
