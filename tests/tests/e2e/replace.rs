@@ -362,3 +362,79 @@ fn sets_and_maps_change_under_their_rule() -> Result<()> {
     }
     end_well(fwtrace)
 }
+
+/// `replace rule` leaves the handle: only the port tells which of two rules dropped a packet.
+#[test]
+fn replaced_under_the_same_handle() -> Result<()> {
+    const PORTS: [u16; 2] = [3370, 3371];
+    const REPLACED: usize = 200;
+    let net = Net::routed()?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 0\n\
+         udp dport 3370 counter drop comment \"hit 3370\"\n}\n}",
+    )?;
+    let listed = nft::list(&net.r)?;
+    let handle = listed.commented("hit 3370").context("no rule")?.handle;
+    let fwtrace = Fwtrace::start(&net.r, &["--port", "3370-3371"])?;
+    let (src, dst) = net.path(A, R, false, (4370, 0));
+    let socket = net.a.run(|| UdpSocket::bind(src))?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for port in PORTS {
+                    let _ = socket.send_to(b"x", (dst.ip(), port));
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let replace = |i: usize| {
+            let port = PORTS[i % 2];
+            let command = format!(
+                "replace rule inet t in handle {handle} udp dport {port} counter drop comment \
+                 \"hit {port}\"\n"
+            );
+            net.r.command(&["nft", "-f", "-"], &command).map(drop)
+        };
+        let result = (1..=REPLACED).try_for_each(replace);
+        stop.store(true, Ordering::Relaxed);
+        result
+    })?;
+    let listed = nft::list(&net.r)?;
+    let kept = listed.commented("hit 3370").context("scenario")?;
+    ensure!(kept.handle == handle, "scenario: {kept:?}");
+    let end = fwtrace.interrupt()?;
+    ensure!(end.status.success(), "{}", end.stderr);
+    let (mut right, mut textless, mut seen) = (0, 0, BTreeSet::new());
+    for event in &end.drops {
+        let event = &event.json;
+        let port = at(event, "packet.dport").as_u64().context("no port")?;
+        ensure!(at(event, "rule.handle") == handle, "{event}");
+        ensure!(at(event, "rule.number") == 1, "{event}");
+        if at(event, "rule.text").is_null() {
+            textless += 1;
+        } else {
+            let text = format!("udp dport {port} counter drop comment \"hit {port}\"");
+            ensure!(at(event, "rule.text") == text, "{event}");
+            ensure!(
+                at(event, "rule.comment") == format!("hit {port}"),
+                "{event}"
+            );
+            right += 1;
+            seen.insert(port);
+        }
+    }
+    e2e::report(&format!(
+        "{} drops while their rule was replaced {REPLACED} times under its handle: {right} right with their \
+         text, {textless} right without, 0 wrong, {} lost",
+        end.drops.len(),
+        end.count("lost")?
+    ));
+    ensure!(seen.len() == 2, "only {seen:?}");
+    ensure!(
+        right > 200 && textless * 2 < right,
+        "{right} right, {textless} without text"
+    );
+    Ok(())
+}

@@ -1,8 +1,9 @@
 //! From handles to rules: table, chain, number, text.
 
-use std::{borrow::Cow, collections::HashMap, ffi::CStr, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, ffi::CStr, sync::Arc, time::Duration};
 
 use fwtrace_abi::{NAME_MAX, RULE_POLICY, Record, RuleEvidence};
+use nix::time::{ClockId, clock_gettime};
 
 use super::Place;
 use crate::{
@@ -35,6 +36,7 @@ pub(super) struct Resolved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     epoch: u64,
+    readings: u64,
     generation: u32,
     kind: u32,
     number: u32,
@@ -44,19 +46,20 @@ struct Key {
     base: u64,
 }
 
-/// Rules that have dropped something, rendered once a generation.
+/// Rules that have dropped something, rendered once a generation and reading of it.
 #[derive(Debug, Default)]
 pub(super) struct RuleCache {
     known: HashMap<Key, Resolved>,
 }
 
 impl RuleCache {
-    /// The rule or policy that the record names. Only what was found is kept: the rest may still be
+    /// The rule or policy that the record names. Only what is certain is kept: the rest may still be
     /// read.
     pub(super) fn resolve(&mut self, record: &Record, place: &mut Place<'_>) -> Resolved {
         let evidence = &record.rule;
-        let key = Key {
+        let key = |place: &Place<'_>| Key {
             epoch: place.epoch,
+            readings: place.rulesets.as_ref().map_or(0, |r| r.readings()),
             generation: record.generation,
             kind: evidence.kind,
             number: evidence.number,
@@ -65,7 +68,7 @@ impl RuleCache {
             table: evidence.table_handle,
             base: evidence.base_chain_handle,
         };
-        if let Some(known) = self.known.get(&key) {
+        if let Some(known) = self.known.get(&key(place)) {
             return known.clone();
         }
         let found = place.rulesets.as_deref_mut().map(|rulesets| {
@@ -79,19 +82,23 @@ impl RuleCache {
             )
         });
         let gone = match found {
-            Some(Ok(Some(found))) => {
+            Some(Ok(Some(mut found))) => {
+                let doubtful = found
+                    .replaced
+                    .is_some_and(|heard| age(record) >= heard.elapsed());
+                found.certain &= !doubtful;
                 let resolved = if evidence.kind == RULE_POLICY {
                     known_policy(evidence, &found)
                 } else {
                     known_rule(evidence, &found, place.names)
                 };
                 if let Some(resolved) = resolved {
-                    // Without a generation nothing says when the rule changes.
-                    if record.generation != 0 {
+                    // Without a generation nothing says when the rule changes; a doubt may clear.
+                    if record.generation != 0 && found.certain {
                         if self.known.len() >= CAPACITY {
                             self.known.clear();
                         }
-                        self.known.insert(key, resolved.clone());
+                        self.known.insert(key(place), resolved.clone());
                     }
                     return resolved;
                 }
@@ -106,6 +113,12 @@ impl RuleCache {
         };
         unread(evidence, gone)
     }
+}
+
+/// How long ago the drop was.
+fn age(record: &Record) -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::MAX, Duration::from);
+    now.saturating_sub(Duration::from_nanos(record.time))
 }
 
 fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<Resolved> {
@@ -137,7 +150,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
             gone: false,
         })),
         policy: None,
-        reject: rule.is_reject(),
+        reject: found.certain && rule.is_reject(),
         iptables: table.is_iptables(),
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })

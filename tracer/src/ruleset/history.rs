@@ -126,6 +126,9 @@ pub struct Found {
     pub newest: bool,
     /// `false`: the rule may have been replaced under the same handle before or after, or the generation is newer than what was read.
     pub certain: bool,
+    /// The generation asked for is the one that replaced the rule under its handle; when that was heard of. The kernel counts the
+    /// generation up a moment before it makes the new rule visible, so a drop before then may be the old rule's.
+    pub replaced: Option<Instant>,
 }
 
 /// A transaction that was committed.
@@ -430,6 +433,12 @@ impl History {
                 Some(generation) => unchanged(snapshot, t, generation),
                 None => key(snapshot, t).is_none_or(|key| !self.replaced_recently(&key)),
             },
+            replaced: generation.and_then(|generation| {
+                let key = key(snapshot, t)?;
+                let mut replaced = self.replaced.iter();
+                let found = replaced.find(|r| r.generation == generation && r.rule == key)?;
+                Some(found.heard)
+            }),
         })
     }
 
@@ -643,6 +652,12 @@ mod tests {
         // No reading is of generation 8, but nothing happened to the new one between then and the reading.
         assert_eq!(find(Some(8)), (1, true, true));
         assert_eq!(find(None), (1, false, true));
+        // Only in the generation that replaced it can a drop still be the old rule's.
+        let replaced = |generation| {
+            let found = history.find(Some(generation), 5, 1, Some(2)).unwrap();
+            found.replaced.is_some()
+        };
+        assert_eq!([7, 8, 9].map(replaced), [false, true, false]);
     }
 
     #[test]
