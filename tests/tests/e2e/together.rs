@@ -9,6 +9,7 @@ use e2e::expect::at;
 use e2e::fwtrace::{End, Fwtrace};
 use e2e::net::{Net, Place};
 use e2e::nft;
+use fwtrace::bpf::load::Programs;
 use serde_json::Value;
 
 use crate::support::{end_well, hit, same, udp, want};
@@ -137,6 +138,12 @@ fn others_come_and_go_under_traffic() -> Result<()> {
         });
         // Each attaches to the same tracepoint and leaves it again, two of them not in order.
         let come_and_go = || -> Result<()> {
+            // A program of another process, alone, quickly: this one's.
+            let mut other = Programs::load(&fwtrace::pipeline::kernel()?.layout)?;
+            for _ in 0..50 {
+                other.attach("anchor")?;
+                other.detach("anchor")?;
+            }
             for _ in 0..4 {
                 let one = Fwtrace::start(&net.r, &["--port", "9"])?;
                 let two = Fwtrace::start(&net.r, &["--port", "9"])?;
