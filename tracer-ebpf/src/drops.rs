@@ -309,16 +309,19 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     {
         return false;
     }
-    // The first skb is nearly always the pktinfo's. Its place goes through memory, so that the
-    // verifier sees one unknown place and not each of them.
-    let mut first = PKTINFO_WINDOW as u64;
-    for i in 0..PKTINFO_WINDOW {
+    // The first skb is nearly always the pktinfo's. Its place goes through the map: one in a register
+    // would have the verifier follow the rest of the program for each of them.
+    let place = &raw mut scratch.place;
+    // SAFETY: a field of the scratch memory.
+    unsafe { core::ptr::write_volatile(place, 0) };
+    for i in (0..PKTINFO_WINDOW).rev() {
         if scratch.window[i] == skb {
-            first = i as u64;
-            break;
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(place, i as u64) };
         }
     }
-    let first = core::hint::black_box(first) as usize & (PKTINFO_WINDOW - 1);
+    // SAFETY: as above.
+    let first = unsafe { core::ptr::read_volatile(place) } as usize & (PKTINFO_WINDOW - 1);
     if matching_state(scratch, first, net) {
         return true;
     }

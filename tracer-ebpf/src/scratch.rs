@@ -37,6 +37,8 @@ pub struct Scratch {
     /// The skb and the `struct net` that it must go with.
     pub sought: (u64, u64),
     pub state_found: u64,
+    /// Where in the window the skb stands first.
+    pub place: u64,
     /// Address of the first captured byte.
     pub packet: u64,
     pub stack_pointer: u64,

@@ -79,11 +79,13 @@ impl Report {
         };
         let (layout, missing) = resolve(&types);
         abilities.extend(Feature::ALL.iter().map(|&feature| {
-            let lacks: Vec<String> = missing
+            let mut lacks: Vec<String> = missing
                 .iter()
                 .filter(|missing| missing.feature == feature)
                 .map(|missing| missing.reason.clone())
                 .collect();
+            // Fields of one missing type have one reason.
+            lacks.dedup();
             Ability {
                 name: feature.name(),
                 available: lacks.is_empty(),

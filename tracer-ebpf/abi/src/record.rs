@@ -157,3 +157,5 @@ pub struct Record {
 const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
 const _: () = assert!(size_of::<Record>() == 240 + size_of::<RuleEvidence>());
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));
+const _: () = assert!(core::mem::offset_of!(Record, iif_name).is_multiple_of(8));
+const _: () = assert!(core::mem::offset_of!(Record, oif_name).is_multiple_of(8));

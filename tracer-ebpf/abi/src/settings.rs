@@ -15,6 +15,9 @@ pub const PREFIXES: usize = 16;
 /// Drop reasons in a filter.
 pub const REASONS: usize = 32;
 
+/// No kernel's drop reason.
+pub const NO_REASON: u32 = u32::MAX;
+
 /// [`Site::kind`]: not in use.
 pub const SITE_NONE: u32 = 0;
 /// [`Site::kind`]: a rule's verdict dropped the packet.
@@ -94,7 +97,7 @@ pub struct Settings {
     pub all_reasons: u32,
     /// How many of `reasons` are in use; 0: netfilter's only.
     pub reason_count: u32,
-    /// Reasons that get records.
+    /// Reasons that get records; the rest is [`NO_REASON`].
     pub reasons: [u32; REASONS],
     /// Bytes of packet to capture from the network header on, at most [`SNAP_MAX`].
     pub snaplen: u32,
@@ -137,7 +140,7 @@ impl Settings {
         netfilter_drop: 0,
         all_reasons: 0,
         reason_count: 0,
-        reasons: [0; REASONS],
+        reasons: [NO_REASON; REASONS],
         snaplen: 128,
         want_stack: 0,
         ip_version: 0,
@@ -206,6 +209,8 @@ pub struct CacheEntry {
 
 const _: () = assert!(SNAP_MAX.is_multiple_of(8));
 const _: () = assert!(size_of::<Site>() == 32);
+// The BPF program compares names word by word.
+const _: () = assert!(core::mem::offset_of!(Settings, ifaces).is_multiple_of(8));
 const _: () = assert!(size_of::<Prefix>() == 40);
 const _: () = assert!(
     size_of::<Settings>()
