@@ -20,7 +20,10 @@ use tokio::{
 };
 
 pub use self::start::{Kernel, StartError, kernel};
-use self::{namespaces::Namespaces, start::Tracer};
+use self::{
+    namespaces::Namespaces,
+    start::{Started, Tracer},
+};
 use crate::{
     attribute::Attributor,
     bpf::{load::BpfError, reader::RawDrop},
@@ -100,10 +103,12 @@ async fn live(
     let sink = Sink::stdout(&plan.output).map_err(io_error("stdout"))?;
     let (changes, mut changed) = mpsc::unbounded_channel();
     let namespaces = Namespaces::new(matches!(plan.watch, Watch::All), changes);
-    let (mut tracer, mut batches) = start::start(&plan, &namespaces)?;
-    let Some(attributor) = tracer.attributor() else {
-        return Ok(());
-    };
+    let Started {
+        mut tracer,
+        attributor,
+        mut batches,
+        notes,
+    } = start::start(&plan, &namespaces)?;
     let mut run = Run {
         sink,
         on_event,
@@ -116,7 +121,7 @@ async fn live(
         reported: 0,
         suspicious: false,
     };
-    for line in tracer.notes() {
+    for line in notes {
         run.sink.say(&line);
     }
     drop(plan.watch);

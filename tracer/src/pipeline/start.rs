@@ -117,15 +117,23 @@ pub(super) struct Tracer {
     calibrator: Calibrator,
     settings: Settings,
     reader: Reader,
-    attributor: Option<Attributor>,
-    notes: Vec<String>,
 }
 
-/// Starts everything that `plan` asks for; gives the batches of records.
+/// A run that has begun.
+pub(super) struct Started {
+    pub(super) tracer: Tracer,
+    pub(super) attributor: Attributor,
+    /// The records.
+    pub(super) batches: mpsc::Receiver<Vec<RawDrop>>,
+    /// What the user should know about this kernel.
+    pub(super) notes: Vec<String>,
+}
+
+/// Starts everything that `plan` asks for.
 pub(super) fn start(
     plan: &Live,
     namespaces: &Rc<RefCell<Namespaces>>,
-) -> Result<(Tracer, mpsc::Receiver<Vec<RawDrop>>), StartError> {
+) -> Result<Started, StartError> {
     caps::check_live_run()?;
     let kernel = kernel()?;
     if let Some(missing) = kernel.missing.iter().find(|m| m.feature.is_essential()) {
@@ -196,15 +204,17 @@ pub(super) fn start(
     programs.detach("calibrate")?;
     programs.forget_btf();
     let locations = Locations::new(kernel.symbols.unwrap_or_default(), &sites);
-    let tracer = Tracer {
-        programs,
-        calibrator,
-        settings,
-        reader,
-        attributor: Some(Attributor::new(kernel.reasons, locations, netfilter_drop)),
+    Ok(Started {
+        tracer: Tracer {
+            programs,
+            calibrator,
+            settings,
+            reader,
+        },
+        attributor: Attributor::new(kernel.reasons, locations, netfilter_drop),
+        batches,
         notes,
-    };
-    Ok((tracer, batches))
+    })
 }
 
 fn install(settings: &mut Settings, sites: &[Site]) {
@@ -221,16 +231,6 @@ fn no_kernel_stack(error: &CalibrationError) -> String {
 }
 
 impl Tracer {
-    /// The attributor, once.
-    pub(super) fn attributor(&mut self) -> Option<Attributor> {
-        self.attributor.take()
-    }
-
-    /// What the user should know about this kernel.
-    pub(super) fn notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
     /// Learns the slots again; gives a line for the user.
     pub(super) fn recalibrate(&mut self) -> Result<String, BpfError> {
         let (sites, line) = match self.calibrator.calibrate(&mut self.programs) {
