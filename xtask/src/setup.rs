@@ -14,8 +14,10 @@ const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The release that [`Compiler`]'s range of LLVM versions belongs to.
 const BPF_LINKER: &str = "0.13.0";
 /// Programs that the end-to-end tests run, with the Debian package of each.
-const TEST_PROGRAMS: [(&str, &str); 4] = [
+const TEST_PROGRAMS: [(&str, &str); 6] = [
     ("nft", "nftables"),
+    ("iptables-nft", "iptables"),
+    ("iptables-legacy", "iptables"),
     ("ip", "iproute2"),
     ("conntrack", "conntrack"),
     ("setpriv", "util-linux"),
@@ -65,11 +67,13 @@ fn missing_programs() -> Vec<String> {
     let dirs: Vec<PathBuf> = std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .collect();
-    TEST_PROGRAMS
+    let mut packages: Vec<String> = TEST_PROGRAMS
         .iter()
         .filter(|(program, _)| !dirs.iter().any(|dir| dir.join(program).is_file()))
         .map(|(_, package)| (*package).to_owned())
-        .collect()
+        .collect();
+    packages.dedup();
+    packages
 }
 
 /// Builds bpf-linker for the LLVM of a compiler found, into the target directory.
