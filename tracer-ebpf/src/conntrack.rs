@@ -82,30 +82,40 @@ fn hooked_in(pf: u8, settings: &Settings, net: u64, ipv6: bool) -> u32 {
         return 0;
     }
     let base = net + table as u64;
+    let input = has_function(u64_at(base, PREROUTING as u32 * 8), input);
+    let local = has_function(u64_at(base, OUTPUT as u32 * 8), local);
+    if input == UNSEEN || local == UNSEEN {
+        return 0;
+    }
     let mut flags = FLAG_CT_HOOKS_READ;
-    if has_function(u64_at(base, PREROUTING as u32 * 8), input) {
+    if input == FOUND {
         flags |= FLAG_CT_PREROUTING;
     }
-    if has_function(u64_at(base, OUTPUT as u32 * 8), local) {
+    if local == FOUND {
         flags |= FLAG_CT_OUTPUT;
     }
     flags
 }
 
+const MISSING: u32 = 0;
+const FOUND: u32 = 1;
+/// Not among the hook functions that are looked at, and there are more.
+const UNSEEN: u32 = 2;
+
 #[inline(always)]
-fn has_function(entries: u64, function: u64) -> bool {
+fn has_function(entries: u64, function: u64) -> u32 {
     if entries == 0 {
-        return false;
+        return MISSING;
     }
     let count = u16_at(entries, offset!(hook_entries_num)) as usize;
     let first = entries + offset!(hook_entries_hooks) as u64;
     for i in 0..HOOKS {
         if i >= count {
-            break;
+            return MISSING;
         }
         if u64_at(first, i as u32 * HOOK_ENTRY as u32) == function {
-            return true;
+            return FOUND;
         }
     }
-    false
+    if count > HOOKS { UNSEEN } else { MISSING }
 }

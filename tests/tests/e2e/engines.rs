@@ -87,6 +87,7 @@ fn a_legacy_rule_is_not_guessed() -> Result<()> {
     ensure!(event["reason"] == "NETFILTER_DROP", "{event}");
     ensure!(event["verdict"] == "drop", "{event}");
     ensure!(event["engine"] != "nftables", "{event}");
+    ensure!(event["hook"] == "input", "{event}");
     ensure!(at(&event, "evidence.source") == "engine", "{event}");
     ensure!(at(&event, "evidence.confidence") == "engine", "{event}");
     end_well(fwtrace)

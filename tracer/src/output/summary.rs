@@ -114,7 +114,7 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
                 writeln!(out)?;
             }
             (None, Some(policy)) => writeln!(out, "{}", PolicyName(policy))?,
-            (None, None) if rule.engine == Engine::Other => writeln!(out, "no nftables rule")?,
+            (None, None) if rule.engine == Engine::Other => writeln!(out, "rule not known")?,
             (None, None) => writeln!(out, "{}, rule not known", rule.engine.as_str())?,
         }
     }

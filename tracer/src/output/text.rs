@@ -159,7 +159,13 @@ fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
     } else if drop.engine == Engine::Other {
         match drop.reason.as_deref() {
             // iptables-legacy, ebtables, IPVS, conntrack.
-            Some(super::FIREWALL) => write!(line, "by netfilter, no nftables rule")?,
+            Some(super::FIREWALL) => {
+                line.push_str("by netfilter");
+                if let Some(hook) = drop.hook {
+                    write!(line, " {}", hook.as_str())?;
+                }
+                line.push_str(" (rule not known)");
+            }
             reason => {
                 let reason = reason.unwrap_or("reason not known");
                 write!(line, "not by the firewall: {reason}")?;
