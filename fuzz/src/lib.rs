@@ -165,7 +165,7 @@ fn rule(payload: &[u8]) {
 
 /// A record as the BPF program writes it, and the packet in it.
 pub fn record(data: &[u8]) {
-    if let Some(drop) = reader::decode(data) {
+    if let Some(drop) = reader::decode(&data.to_vec().into()) {
         let capture = Capture::new(&drop.record, &drop.packet);
         black_box(format!("{:?}", capture.packet()));
     }

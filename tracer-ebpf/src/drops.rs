@@ -16,7 +16,7 @@ use fwtrace_abi::{
 use crate::{
     conntrack,
     filter::{self, each},
-    kernel::{copy, copy_words, field, offset, u16_at, u32_at, u64_at},
+    kernel::{copy, copy_words, field, offset, u32_at, u64_at},
     process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
 };
@@ -146,11 +146,6 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     record.mark = mark;
     record.len = len;
     record.protocol = protocol.to_be();
-    record.link_type = if dev == 0 {
-        0xffff
-    } else {
-        u16_at(dev, offset!(dev_type))
-    };
     if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
         record.flags |= FLAG_VLAN;
         record.vlan_tci = vlan_tci;

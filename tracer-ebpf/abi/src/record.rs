@@ -112,8 +112,8 @@ pub struct Record {
     pub len: u32,
     /// `sk_buff.protocol`, big-endian.
     pub protocol: u16,
-    /// `net_device.type` of the packet's device (ARPHRD_*); 0xffff if it has none.
-    pub link_type: u16,
+    /// Zero.
+    pub pad: u16,
     /// Netfilter hook number within `pf`, or [`UNKNOWN`].
     pub hook: u8,
     /// Netfilter protocol family (NFPROTO_*), or [`UNKNOWN`].
@@ -137,7 +137,7 @@ pub struct Record {
     /// `nf_conn.proto.tcp.state`; a value only if the tuple's protocol is TCP.
     pub ct_tcp_state: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad2: u8,
     /// Thread id, with [`FLAG_PROCESS`].
     pub pid: u32,
     /// Process id, with [`FLAG_PROCESS`].

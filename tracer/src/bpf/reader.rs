@@ -10,6 +10,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use bytes::{Bytes, BytesMut};
 use fwtrace_abi::{ABI_VERSION, FLAG_STACK, Record, STACK_WORDS};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
@@ -17,6 +18,8 @@ use zerocopy::FromBytes;
 
 /// Records in a batch at the most.
 const BATCH: usize = 512;
+/// Bytes that are allocated at a time for records.
+const BUFFER: usize = 256 * 1024;
 /// Look this often while records keep coming, milliseconds: a batch at a time, whatever the rate. Longer
 /// than the interval in which the BPF program wakes the reader at most once.
 const BUSY_PAUSE: u16 = 2;
@@ -29,20 +32,20 @@ pub struct RawDrop {
     /// The fixed part.
     pub record: Record,
     /// The captured packet, from its link-layer header if `FLAG_L2`.
-    pub packet: Vec<u8>,
+    pub packet: Bytes,
     /// Words of the kernel stack above the tracepoint's arguments, if asked for.
     pub stack: Vec<u64>,
 }
 
 /// Decodes one ring entry; `None` if it is too short or of another version.
 #[must_use]
-pub fn decode(bytes: &[u8]) -> Option<RawDrop> {
-    let (record, rest) = Record::read_from_prefix(bytes).ok()?;
+pub fn decode(entry: &Bytes) -> Option<RawDrop> {
+    let (record, rest) = Record::read_from_prefix(entry).ok()?;
     if record.version != ABI_VERSION {
         return None;
     }
     let captured = usize::try_from(record.captured).ok()?;
-    let packet = rest.get(..captured)?.to_vec();
+    let packet = entry.slice_ref(rest.get(..captured)?);
     let mut stack = Vec::new();
     if record.flags & FLAG_STACK != 0 {
         let words = rest.get(captured.next_multiple_of(8)..)?;
@@ -124,6 +127,8 @@ fn read(
     undecoded: &AtomicU64,
 ) {
     let mut busy = false;
+    // Records are cut out of it, so that there is no allocation for each.
+    let mut buffer = BytesMut::new();
     loop {
         let stopping = stop.load(Ordering::Acquire);
         // An interrupted poll is as good as a timeout.
@@ -142,7 +147,11 @@ fn read(
             let mut batch = Vec::new();
             while batch.len() < BATCH {
                 let Some(item) = ring.next() else { break };
-                match decode(&item) {
+                if buffer.capacity() < item.len() {
+                    buffer.reserve(BUFFER.max(item.len()));
+                }
+                buffer.extend_from_slice(&item);
+                match decode(&buffer.split().freeze()) {
                     Some(drop) => batch.push(drop),
                     None => {
                         undecoded.fetch_add(1, Ordering::Relaxed);

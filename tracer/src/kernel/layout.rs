@@ -138,8 +138,8 @@ pub struct Missing {
 fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
     use Feature as F;
     Some(match name {
-        "skb_dev" | "skb_head" | "skb_data" => (F::DropRecord, &[8]),
-        "skb_len" | "skb_data_len" | "skb_iif" | "skb_mark" => (F::DropRecord, &[4]),
+        "skb_dev" | "skb_head" => (F::DropRecord, &[8]),
+        "skb_len" | "skb_iif" | "skb_mark" => (F::DropRecord, &[4]),
         // An offset from `head` on 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET).
         "skb_tail" => (F::DropRecord, &[4]),
         "skb_protocol" | "skb_network_header" | "skb_mac_header" => (F::DropRecord, &[2]),
@@ -149,7 +149,6 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "net_inum" => (F::Netns, &[4]),
         "dev_ifindex" => (F::Interfaces, &[4]),
         "dev_name" => (F::Interfaces, &[16]),
-        "dev_type" => (F::Interfaces, &[2]),
         "skb_dst" | "dst_dev" => (F::Route, &[8]),
         "skb_vlan_tci" | "skb_vlan_proto" => (F::Vlan, &[2]),
         "chain_blob0" | "chain_blob1" | "chain_table" | "chain_handle" | "chain_name"
@@ -530,7 +529,7 @@ mod tests {
             .filter(|m| m.feature.is_essential())
             .collect();
         assert!(essential.is_empty(), "{essential:?}");
-        assert_eq!(layout.skb_data_len, layout.skb_len + 4);
-        assert_eq!(layout.skb_data, layout.skb_head + 8);
+        assert_eq!(layout.state_pf, layout.state_hook + 1);
+        assert_eq!(layout.state_out, layout.state_in + 8);
     }
 }

@@ -15,7 +15,6 @@ use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use super::history::{Changes, Commit, Found, History, KEPT, Snapshot};
-use super::model::Ruleset;
 use crate::netlink::{
     nftables::{self, ReadError, read_generation, read_ruleset},
     socket::{Protocol, Socket, SocketError},
@@ -189,11 +188,4 @@ fn open(netns: Option<BorrowedFd<'_>>, groups: &[u32]) -> Result<Socket, SocketE
 fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always gives the same descriptor, and keeps it open until the `AsyncFd`, which owns it, is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
-}
-
-/// Reads the ruleset of this network namespace, or of the calling thread's, once: for `fwtrace rules`.
-///
-/// Blocks while the kernel answers (milliseconds).
-pub fn read_once(netns: Option<BorrowedFd<'_>>) -> Result<Ruleset, ReadError> {
-    read_ruleset(&mut open(netns, &[])?)
 }
