@@ -175,7 +175,8 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     let chain = base_chain(evidence, table, last)?;
     // After a goto it is not the base chain that came to its end.
     let (rules, none_matched) = if last.base.is_some() {
-        (Some(evidence.number), none_matched(evidence, chain))
+        let none = none_matched(evidence, chain).filter(|_| found.certain);
+        (Some(evidence.number), none)
     } else {
         let rules = u32::try_from(chain.rules.len()).ok();
         (rules.filter(|_| found.certain), Some(false))

@@ -430,6 +430,8 @@ impl History {
             rule: r,
             newest: in_newest && unchanged(snapshot, t, self.newest.last),
             certain: match generation {
+                // Of a chain, what stands in it matters.
+                Some(generation) if rule.is_none() => snapshot.covers(generation),
                 Some(generation) => unchanged(snapshot, t, generation),
                 None => key(snapshot, t).is_none_or(|key| !self.replaced_recently(&key)),
             },
