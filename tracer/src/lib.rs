@@ -14,6 +14,8 @@
 //! | [`features`] | `fwtrace features`: what this machine allows, and what the missing costs |
 //! | [`netlink`] | sockets and codecs: bytes <-> structs, no policy |
 //! | [`ruleset`] | the model, per-netns snapshots by generation, rendering in nft syntax |
+//! | [`xtables`] | legacy tables; matches and targets of both iptables; iptables-save syntax |
+//! | [`eval`] | pure: ruleset + packet -> the walk, the verdict, the nearest miss |
 //! | [`attribute`] | drop record + ruleset -> attributed event |
 //! | [`packet`] | captured bytes -> packet summary |
 //! | [`event`] | the one public event type, versioned |
@@ -26,6 +28,7 @@ pub mod attribute;
 pub mod bpf;
 pub mod cli;
 pub mod demo;
+pub mod eval;
 pub mod event;
 pub mod features;
 pub mod kernel;
@@ -35,3 +38,4 @@ pub mod output;
 pub mod packet;
 pub mod pipeline;
 pub mod ruleset;
+pub mod xtables;

@@ -1,0 +1,3 @@
+//! (ruleset, packet, context) -> the walk through the chains, the verdict, the nearest miss.
+//!
+//! Pure: no sockets, no clock, no aya.

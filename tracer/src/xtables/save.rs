@@ -1,0 +1,1 @@
+//! Whole rules in iptables-save syntax, of both engines.
