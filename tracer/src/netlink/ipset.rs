@@ -139,12 +139,7 @@ pub fn read_sets(socket: &mut Socket) -> Result<Vec<IpSet>, IpsetError> {
         .raw(&[2, 0, 0, 0])
         .u8(outer::PROTOCOL, PROTOCOL)
         .finish()?;
-    let request = message(
-        LIST,
-        flags::REQUEST | flags::DUMP,
-        socket.next_seq(),
-        &body,
-    );
+    let request = message(LIST, flags::REQUEST | flags::DUMP, socket.next_seq(), &body);
     let mut sets = Vec::new();
     let mut failure = None;
     let answer = socket.query(&request, |message| {
@@ -352,7 +347,10 @@ mod tests {
         let [set] = sets.as_slice() else {
             panic!("{sets:?}")
         };
-        assert_eq!((set.index, set.kind.as_str()), (Some(3), "hash:ip,port,net"));
+        assert_eq!(
+            (set.index, set.kind.as_str()),
+            (Some(3), "hash:ip,port,net")
+        );
         assert_eq!((set.family, set.revision, set.broken), (2, 7, 1));
         assert_eq!((set.header.timeout, set.header.counters), (Some(600), true));
         assert_eq!(

@@ -4,5 +4,6 @@ pub mod attr;
 pub mod ipset;
 pub mod nft_write;
 pub mod nftables;
+pub mod routes;
 pub mod rtnl;
 pub mod socket;
