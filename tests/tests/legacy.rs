@@ -1,4 +1,5 @@
 //! `xtables::legacy` against iptables-legacy: what is read is what `-L` and `-save` show. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::{
     fmt::Write as _,
