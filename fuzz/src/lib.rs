@@ -14,8 +14,11 @@ use fwtrace::{
     kernel::{btf::Btf, symbols::Symbols},
     netlink::{
         attr::{Attr, Attrs},
+        legacy_trace, nflog,
         nftables::{self, kind},
+        nftrace,
         socket::{Messages, acknowledgement},
+        sockets,
     },
     packet::Capture,
     xtables::{
@@ -36,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nftables", nf_tables),
     ("record", record),
     ("xtables", xtables),
+    ("trace", trace),
 ];
 
 /// Deepest nest of attributes that is looked into.
@@ -197,5 +201,28 @@ pub fn xtables(data: &[u8]) {
     }
     for hook in 0..5 {
         black_box(table.terminals(hook));
+    }
+}
+
+/// Traces, logged packets and what `/proc` lists of their sockets: each message of the input, and the input as it is.
+pub fn trace(data: &[u8]) {
+    for message in Messages::new(data) {
+        let Ok(message) = message else { break };
+        traced(message.payload);
+    }
+    traced(data);
+    let text = String::from_utf8_lossy(data);
+    black_box((nflog::instances(&text), sockets::parse(&text)));
+    if let Some(line) = legacy_trace::Line::parse(&text) {
+        assert!(line.number > 0 && line.rule(u32::MAX) == Some(line.number));
+    }
+}
+
+fn traced(payload: &[u8]) {
+    if let Ok(trace) = nftrace::decode(payload) {
+        black_box(trace.drops());
+    }
+    if let Ok(packet) = nflog::decode(payload) {
+        assert!(packet.payload.len() <= payload.len());
     }
 }
