@@ -14,13 +14,23 @@
 //! | [`walk`] | the explanation: phases, steps, the nearest miss |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
+mod code;
+mod compile;
+mod exthdr;
+mod fib;
 pub mod field;
+mod hash;
+mod headers;
 pub mod legacy;
 mod load;
 pub mod outcome;
 pub mod packet;
 pub mod program;
 pub mod read;
+mod run;
+mod sets;
+mod trail;
 pub mod walk;
 pub mod world;
+mod write;
 pub mod xt;
