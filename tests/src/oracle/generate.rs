@@ -161,7 +161,9 @@ impl Ids {
 }
 
 fn sent(spec: &Spec) -> Sent {
-    let plain = spec.proto == proto::TCP && spec.ip_options.is_empty() && spec.exts.is_empty();
+    let whole = spec.fragment.is_none() && spec.cut.is_none();
+    let plain =
+        whole && spec.proto == proto::TCP && spec.ip_options.is_empty() && spec.exts.is_empty();
     Sent {
         from: spec.from,
         bytes: spec.bytes(),

@@ -288,7 +288,10 @@ fn patched(packet: &Sent, trace: &mut Trace) -> Option<Vec<u8>> {
     let ip = bytes.get_mut(14..)?;
     let start = if ip.first()? >> 4 == 6 { 40 } else { 20 };
     let port = u16::from_be_bytes(*ip.get(start..)?.first_chunk()?);
-    let answer = trace.answer(port)?;
+    let Some(answer) = trace.answer(port) else {
+        eprintln!("no answer to {port} {start}");
+        return None;
+    };
     acknowledge(ip, answer.wrapping_add(1));
     Some(bytes)
 }
@@ -342,7 +345,8 @@ fn refused_lines(step: &Step, error: &str) -> Vec<usize> {
     lines.dedup();
     let rule = |number: &usize| {
         let line = step.text.lines().nth(number - 1).unwrap_or_default();
-        line.starts_with("add rule") || line.starts_with("-A")
+        let parts = ["add rule", "add set", "add map", "-A"];
+        parts.iter().any(|part| line.starts_with(part))
     };
     lines.retain(rule);
     lines
@@ -406,7 +410,8 @@ fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
     rules
 }
 
-/// The rules' counters must tell what the trace tells: of rules that count and then drop.
+/// The rules' counters must tell what the trace tells: of rules that count and then drop. A match
+/// of xtables may drop by itself what is malformed (`hotdrop`), before the rule counts.
 fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<()> {
     let mut traced: HashMap<(&str, &str, u64), u64> = HashMap::new();
     for drop in drops {
@@ -416,7 +421,7 @@ fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<
                 .or_default() += 1;
         }
     }
-    let count = |ruleset: &Ruleset| -> HashMap<(String, String, u64), u64> {
+    let count = |ruleset: &Ruleset| -> HashMap<(String, String, u64), (u64, bool)> {
         let mut all = HashMap::new();
         for table in &ruleset.tables {
             for rule in table.chains.iter().flat_map(|c| &c.rules) {
@@ -424,25 +429,23 @@ fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<
                     && matches!(rule.ending(), Ending::Drop | Ending::Reject)
                 {
                     let key = (table.family.to_string(), table.name.clone(), rule.handle);
-                    all.insert(key, counters.packets);
+                    let xt = rule.exprs.iter().any(|e| matches!(e, Expr::Match { .. }));
+                    all.insert(key, (counters.packets, xt));
                 }
             }
         }
         all
     };
     let before = count(before);
-    for ((family, table, handle), packets) in count(after) {
-        let counted = packets
-            - before
-                .get(&(family.clone(), table.clone(), handle))
-                .copied()
-                .unwrap_or(0);
+    for ((family, table, handle), (packets, xt)) in count(after) {
+        let earlier = before.get(&(family.clone(), table.clone(), handle));
+        let counted = packets - earlier.map_or(0, |e| e.0);
         let traced = traced
             .get(&(&*family, &*table, handle))
             .copied()
             .unwrap_or(0);
         ensure!(
-            counted == traced,
+            counted == traced || xt && counted < traced,
             "{family} {table} handle {handle} has counted {counted} packets, the trace shows {traced} dropped"
         );
     }

@@ -75,6 +75,19 @@ impl Grounds {
             None => Ok(ground.insert(Ground::new(legacy)?)),
         }
     }
+
+    /// Ends one and makes a new one when it is needed.
+    fn discard(&mut self, legacy: bool) {
+        let ground = if legacy {
+            &mut self.legacy
+        } else {
+            &mut self.plain
+        };
+        if let Some(ground) = ground.take() {
+            // It has failed already.
+            let _ = ground.end();
+        }
+    }
 }
 
 /// Runs it; what was found.
@@ -131,13 +144,7 @@ fn judge(
                 path.display()
             ));
             // What is left of it must not be taken for the next case's.
-            let legacy = case.has_legacy();
-            let ground = if legacy {
-                &mut grounds.legacy
-            } else {
-                &mut grounds.plain
-            };
-            *ground = None;
+            grounds.discard(case.has_legacy());
         }
     }
     Ok(())
