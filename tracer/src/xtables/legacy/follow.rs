@@ -19,7 +19,7 @@ use super::{
 use crate::netns::NetNs;
 
 /// How many versions of a table are kept.
-pub const KEPT: usize = 16;
+pub const KEPT: usize = 8;
 /// Comparing all entries takes at most this part of the time: one in so many.
 const SHARE: u32 = 200;
 
@@ -336,7 +336,7 @@ mod tests {
             assert!(history.observe(raw(verdict, 0), n, (at, at)));
         }
         assert_eq!(history.versions.len(), KEPT);
-        assert_eq!(found(&history, 100), (40 - 15, false, false));
+        assert_eq!(found(&history, 100), (40 - 7, false, false));
         assert_eq!(found(&history, 4000), (40, true, true));
     }
 }
