@@ -14,8 +14,11 @@ use fwtrace::{
     kernel::{btf::Btf, symbols::Symbols},
     netlink::{
         attr::{Attr, Attrs},
+        legacy_trace, nflog,
         nftables::{self, kind},
+        nftrace,
         socket::{Messages, acknowledgement},
+        sockets,
     },
     packet::Capture,
 };
@@ -31,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink", netlink),
     ("nftables", nf_tables),
     ("record", record),
+    ("trace", trace),
 ];
 
 /// Deepest nest of attributes that is looked into.
@@ -168,5 +172,28 @@ pub fn record(data: &[u8]) {
     if let Some(drop) = reader::decode(&data.to_vec().into()) {
         let capture = Capture::new(&drop.record, &drop.packet);
         black_box(format!("{:?}", capture.packet()));
+    }
+}
+
+/// Traces, logged packets and what `/proc` lists of their sockets: each message of the input, and the input as it is.
+pub fn trace(data: &[u8]) {
+    for message in Messages::new(data) {
+        let Ok(message) = message else { break };
+        traced(message.payload);
+    }
+    traced(data);
+    let text = String::from_utf8_lossy(data);
+    black_box((nflog::instances(&text), sockets::parse(&text)));
+    if let Some(line) = legacy_trace::Line::parse(&text) {
+        assert!(line.number > 0 && line.rule(u32::MAX) == Some(line.number));
+    }
+}
+
+fn traced(payload: &[u8]) {
+    if let Ok(trace) = nftrace::decode(payload) {
+        black_box(trace.drops());
+    }
+    if let Ok(packet) = nflog::decode(payload) {
+        assert!(packet.payload.len() <= payload.len());
     }
 }

@@ -8,9 +8,9 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ,
-    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE, SITES, SKB_BYTES, SNAP_MAX,
-    STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
+    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE,
+    SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     kernel::{copy, copy_words, field, offset, u32_at, u64_at},
     process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
+    socket,
 };
 
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
@@ -127,6 +128,11 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
 
     let mark = skb!(scratch, skb_mark, u32);
     let len = skb!(scratch, skb_len, u32);
+    let (priority, pkt_type) = (
+        skb!(scratch, skb_priority, u32),
+        skb!(scratch, skb_pkt_type, u8),
+    );
+    let (sk, dst) = (skb!(scratch, skb_sk, u64), skb!(scratch, skb_dst, u64));
     let nfct = skb!(scratch, skb_nfct, u64);
     let (vlan_proto, vlan_tci) = (
         skb!(scratch, skb_vlan_proto, u16),
@@ -146,6 +152,20 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     record.mark = mark;
     record.len = len;
     record.protocol = protocol.to_be();
+    if offset!(skb_priority) != ABSENT {
+        record.flags |= FLAG_META;
+        record.priority = priority;
+        // Three bits of the byte.
+        record.pkt_type = pkt_type & 7;
+    }
+    if offset!(skb_dst) != ABSENT {
+        record.flags |= FLAG_DST_READ;
+        // The lowest bit says that it is not counted (SKB_DST_NOREF).
+        if dst & !1 != 0 {
+            record.flags |= FLAG_DST;
+        }
+    }
+    socket::fill(record, sk, net);
     if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
         record.flags |= FLAG_VLAN;
         record.vlan_tci = vlan_tci;
@@ -223,6 +243,12 @@ fn begin(record: &mut Record) {
     record.ct_mark = 0;
     record.ct_zone = 0;
     record.ct_tcp_state = 0;
+    record.pkt_type = 0;
+    record.priority = 0;
+    record.sk_uid = 0;
+    record.sk_gid = 0;
+    record.sk_classid = 0;
+    record.sk_cgroup = 0;
     record.pid = 0;
     record.tgid = 0;
     record.uid = 0;

@@ -5,12 +5,15 @@
 //! written as `null` says "not known". Strings that many events share are [`Arc`]s: a drop in the
 //! steady state copies pointers, not text.
 
+mod walk;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::walk::{NearestMiss, Phase, Step, StepResult};
 use crate::packet::Packet;
 
 /// Version of the JSON contract.
@@ -115,8 +118,14 @@ pub struct DropEvent {
     /// The base chain whose policy it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<PolicyRef>>,
-    /// The rules that led from the base chain to the rule.
-    pub path: Option<Vec<PathStep>>,
+    /// The rules of this hook that the packet matched before the one that decided, in order.
+    pub path: Option<Arc<[PathStep]>>,
+    /// The accepting rule that came nearest to matching, if one was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest_miss: Option<Arc<NearestMiss>>,
+    /// The way through the chains of this hook; with `-v` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub walk: Option<Arc<[Phase]>>,
     /// How the rule was found and how sure that is.
     pub evidence: Evidence,
     /// Conntrack's view of the packet at the moment of the drop.
@@ -317,6 +326,10 @@ pub struct Evidence {
     /// Whether a rule or a policy did it, where the source is the engine and that much is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<DecidedBy>,
+    /// What the evaluator would have said, where the kernel says something else; empty: that nothing
+    /// drops the packet. A disagreement is a bug in fwtrace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<Vec<Candidate>>,
 }
 
 /// What in a chain drops a packet.
@@ -348,6 +361,7 @@ impl Evidence {
             candidates: Vec::new(),
             location: None,
             decided_by: None,
+            disagreement: None,
         }
     }
 
@@ -359,6 +373,7 @@ impl Evidence {
             candidates: Vec::new(),
             location,
             decided_by,
+            disagreement: None,
         }
     }
 }
@@ -686,13 +701,15 @@ pub(crate) mod tests {
                 gone: false,
             })),
             policy: None,
-            path: Some(vec![PathStep {
+            path: Some(Arc::new([PathStep {
                 table: "t".into(),
                 chain: "in".into(),
                 number: Some(2),
                 handle: Some(5),
                 verdict: "jump sub".into(),
-            }]),
+            }])),
+            nearest_miss: None,
+            walk: None,
             evidence: Evidence::exact(EvidenceSource::KernelStack),
             conntrack: Some(Conntrack {
                 mark: Some(0),

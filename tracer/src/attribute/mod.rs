@@ -129,6 +129,8 @@ impl Attributor {
             rule,
             policy,
             path: None,
+            nearest_miss: None,
+            walk: None,
             evidence,
             count: 1,
         }

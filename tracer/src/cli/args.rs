@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use super::plan::{Demo, Features, Filter, Live, Plan, Reasons, Rules, Watch};
+use super::plan::{Demo, Features, Filter, Ladder, Live, Plan, Reasons, Rules, Watch};
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side};
 use crate::demo::{self, scenes::Scene};
@@ -158,8 +158,8 @@ struct LiveArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     ready_file: Option<PathBuf>,
     /// Use no better evidence than this
-    #[arg(long, value_enum, hide = true)]
-    evidence: Option<EvidenceArg>,
+    #[arg(long, value_enum, hide = true, default_value_t = Ladder::Best)]
+    evidence: Ladder,
 }
 
 #[derive(Debug, clap::Args)]
@@ -210,11 +210,6 @@ enum Color {
     Auto,
     Always,
     Never,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum EvidenceArg {
-    Engine,
 }
 
 impl Args {
@@ -310,7 +305,7 @@ impl LiveArgs {
             duration: self.duration,
             output,
             ready_file: self.ready_file,
-            kernel_stack: self.evidence.is_none(),
+            evidence: self.evidence,
         })
     }
 }

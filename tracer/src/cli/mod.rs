@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use clap::Parser;
 
 pub use plan::{
-    Demo, Features, Filter, Live, Plan, PortMatch, PrefixMatch, Reasons, Rules, Side, Watch,
+    Demo, Features, Filter, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons, Rules, Side, Watch,
 };
 pub use values::{Ports, Prefix, Table};
 

@@ -39,8 +39,20 @@ pub struct Live {
     pub output: Options,
     /// Created when every source is attached.
     pub ready_file: Option<PathBuf>,
-    /// Whether the rule may be read from the kernel's stack; only tests say no.
-    pub kernel_stack: bool,
+    /// The best evidence to use; only tests ask for less than there is.
+    pub evidence: Ladder,
+}
+
+/// From which rung of the ladder of evidence on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ladder {
+    /// All that the machine has.
+    #[default]
+    Best,
+    /// What the evaluator computes, and below.
+    Evaluator,
+    /// The engine only.
+    Engine,
 }
 
 /// `fwtrace rules`.

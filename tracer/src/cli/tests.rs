@@ -54,7 +54,7 @@ fn without_arguments_everything_by_netfilter_here() {
     assert_eq!(namespaces[0].inode(), current.inode());
     assert_eq!((live.count, live.duration), (None, None));
     assert_eq!(live.output.format, Format::Text);
-    assert!(live.kernel_stack && live.ready_file.is_none());
+    assert!(live.evidence == Ladder::Best && live.ready_file.is_none());
     assert!(!live.output.quiet && !live.output.numeric && !live.output.show_netns);
     assert_eq!(settings(""), Settings::NONE);
 }
@@ -178,7 +178,7 @@ fn stops_and_output() {
     assert!(live.output.numeric);
     assert_eq!(live.output.color, anstream::ColorChoice::Never);
     assert_eq!(live.ready_file.unwrap().to_str(), Some("/r"));
-    assert!(!live.kernel_stack);
+    assert_eq!(live.evidence, Ladder::Engine);
 }
 
 #[test]

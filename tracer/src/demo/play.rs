@@ -25,7 +25,7 @@ use super::{
     traffic,
 };
 use crate::{
-    cli::{Demo, Filter, Live, Watch},
+    cli::{Demo, Filter, Ladder, Live, Watch},
     event::{self, DropEvent, Event},
     kernel::caps,
     output::{Format, Options},
@@ -159,7 +159,7 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
             show_netns: false,
         },
         ready_file: None,
-        kernel_stack: true,
+        evidence: Ladder::Best,
     }
 }
 

@@ -1,3 +1,26 @@
 //! (ruleset, packet, context) -> the walk through the chains, the verdict, the nearest miss.
 //!
-//! Pure: no sockets, no clock, no aya.
+//! Pure: no sockets, no clock, no aya. What is not known (bytes that were not captured, a limit's tokens) never becomes a match: the
+//! walk forks, and every end that it can have is told with what it assumes.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`packet`] | everything known about the packet |
+//! | [`world`] | what is known beside the packet: links, addresses, routes, ipsets |
+//! | [`field`] | one datum that an evaluation can read, and its value |
+//! | [`read`] | the one way from rules to data: loads lazily, notes what was read, keeps what rules wrote |
+//! | [`program`] | rulesets compiled once per generation; [`program::Program`] is the entry |
+//! | [`outcome`] | the ends that a walk can have |
+//! | [`walk`] | the explanation: phases, steps, the nearest miss |
+//! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
+
+pub mod field;
+pub mod legacy;
+mod load;
+pub mod outcome;
+pub mod packet;
+pub mod program;
+pub mod read;
+pub mod walk;
+pub mod world;
+pub mod xt;

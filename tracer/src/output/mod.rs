@@ -3,6 +3,7 @@
 pub mod listing;
 mod summary;
 mod text;
+mod walk;
 
 use std::error::Error;
 use std::fs::File;

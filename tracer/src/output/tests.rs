@@ -4,8 +4,8 @@ use super::*;
 use crate::event::tests::drop_event;
 use crate::event::{
     Candidate, ChangedBy, Confidence, Conntrack, CtState, DecidedBy, DropEvent, Engine, ErrorEvent,
-    Evidence, EvidenceSource, Family, Hook, Nat, NetnsRef, PolicyRef, Process, Summary, Tuple,
-    Verdict,
+    Evidence, EvidenceSource, Family, Hook, Nat, NearestMiss, NetnsRef, Phase, PolicyRef, Process,
+    RuleRef, Step, StepResult, Summary, Tuple, Verdict,
 };
 use crate::packet::Proto;
 
@@ -149,6 +149,7 @@ fn ambiguous_names_every_candidate() {
         candidates: vec![Candidate::Rule(first), Candidate::Policy(second)],
         location: None,
         decided_by: None,
+        disagreement: None,
     };
     let out = lines(&options(), drop);
     assert!(
@@ -406,4 +407,61 @@ fn hook_is_named_without_a_rule() {
     drop.hook = Some(Hook::Egress);
     drop.evidence = Evidence::engine(None, None);
     assert!(lines(&options(), drop).contains("by nftables egress (rule not known"));
+}
+
+#[test]
+fn the_walk_is_shown_phase_by_phase() {
+    let mut drop = drop_event();
+    let rule = |chain: &str, number, handle, text: &str| {
+        let mut rule = RuleRef::clone(drop_event().rule.as_ref().unwrap());
+        (rule.chain, rule.number, rule.handle) = (chain.into(), Some(number), Some(handle));
+        rule.text = Some(text.into());
+        Arc::new(rule)
+    };
+    let accepting = rule("in", 1, 4, "iif \"eth0\" accept");
+    drop.walk = Some(Arc::new([Phase {
+        engine: Engine::Nftables,
+        family: Family::Inet,
+        table: "t".into(),
+        chain: "in".into(),
+        priority: 0,
+        steps: vec![
+            Step {
+                rule: Arc::clone(&accepting),
+                result: StepResult::Missed {
+                    why: "wanted iif eth0, packet came in on eth1".into(),
+                },
+            },
+            Step {
+                rule: rule("in", 2, 5, "jump sub"),
+                result: StepResult::Matched {
+                    verdict: "jump sub".into(),
+                },
+            },
+        ],
+        tried: 3,
+        verdict: "drop".into(),
+    }]));
+    drop.nearest_miss = Some(Arc::new(NearestMiss {
+        rule: accepting,
+        misses: vec!["wanted iif eth0, packet came in on eth1".into()],
+    }));
+    let plain = lines(&options(), drop.clone());
+    assert!(!plain.contains("phase"), "{plain}");
+    let verbose = Options {
+        verbosity: 1,
+        ..options()
+    };
+    let out = lines(&verbose, drop);
+    let below = "\n                    ";
+    assert!(
+        out.ends_with(&[
+            "phase 1: inet t in (priority 0), 3 rules tried: drop",
+            "  in rule 1 (handle 4) no match: iif \"eth0\" accept [wanted iif eth0, packet came in on eth1]",
+            "  in rule 2 (handle 5) jump sub: jump sub",
+            "nearest miss: inet t in rule 1 (handle 4): iif \"eth0\" accept",
+            "  wanted iif eth0, packet came in on eth1\n",
+        ].join(below)),
+        "{out}"
+    );
 }

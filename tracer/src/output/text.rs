@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
 
-use super::Options;
+use super::{Options, walk};
 use crate::event::{
     Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PolicyRef, RuleRef,
     Tuple, Verdict,
@@ -251,23 +251,21 @@ fn details(line: &mut String, drop: &DropEvent) -> fmt::Result {
     if let Some(ct) = &drop.conntrack {
         conntrack(line, ct)?;
     }
-    for step in drop.path.iter().flatten() {
+    if let Some(candidates) = &evidence.disagreement {
         below(line);
-        write!(
-            line,
-            "through {} {}",
-            Clean(&step.table),
-            Clean(&step.chain)
-        )?;
-        if let Some(number) = step.number {
-            write!(line, " rule {number}")?;
+        line.push_str("the evaluator disagrees (a bug in fwtrace, please report it): ");
+        if candidates.is_empty() {
+            line.push_str("nothing drops this packet");
         }
-        if let Some(handle) = step.handle {
-            write!(line, " (handle {handle})")?;
+        for (i, candidate) in candidates.iter().enumerate() {
+            line.push_str(if i == 0 { "" } else { ", or " });
+            match candidate {
+                Candidate::Rule(rule) => write!(line, "{}", RuleName(rule))?,
+                Candidate::Policy(policy) => write!(line, "{}", PolicyName(policy))?,
+            }
         }
-        write!(line, ": {}", Clean(&step.verdict))?;
     }
-    Ok(())
+    walk::write(line, drop)
 }
 
 fn conntrack(line: &mut String, ct: &Conntrack) -> fmt::Result {
@@ -297,7 +295,7 @@ fn conntrack(line: &mut String, ct: &Conntrack) -> fmt::Result {
 }
 
 /// Starts a continuation line.
-fn below(line: &mut String) {
+pub(super) fn below(line: &mut String) {
     line.push('\n');
     line.extend(std::iter::repeat_n(' ', INDENT));
 }

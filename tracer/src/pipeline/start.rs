@@ -14,7 +14,7 @@ use crate::{
         reader::{RawDrop, Reader},
         slots::UNLEARNT,
     },
-    cli::{self, Live, Watch},
+    cli::{self, Ladder, Live, Watch},
     kernel::{
         btf::BtfError,
         caps::{self, CapsError},
@@ -167,7 +167,7 @@ pub(super) fn start(
     let mut calibrator = Calibrator::new(&mut programs)?;
     let stack = kernel.has(Feature::KernelStack) && kernel.has(Feature::HookState);
     let sites = match stack.then(|| calibrator.calibrate(&mut programs)) {
-        Some(Ok(sites)) if plan.kernel_stack => sites,
+        Some(Ok(sites)) if plan.evidence != Ladder::Engine => sites,
         Some(Ok(sites)) => sites
             .iter()
             .map(|site| Site {

@@ -61,7 +61,7 @@ pub enum Data {
 }
 
 /// `NFT_CMP_*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CmpOp {
     /// Equal.
     Eq,
@@ -78,7 +78,7 @@ pub enum CmpOp {
 }
 
 /// `NFT_PAYLOAD_*`: what an offset counts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PayloadBase {
     /// The link-layer header.
     Link,

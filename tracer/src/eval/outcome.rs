@@ -1,0 +1,151 @@
+//! The ends that a walk can have, and what is left of them when it is known that the packet was dropped.
+
+use super::field::Reason;
+
+/// A table of a [`super::program::Program`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TableId {
+    /// Index into [`crate::ruleset::model::Ruleset::tables`].
+    Nft(u32),
+    /// Index into the legacy tables that the program was made of.
+    Legacy(u32),
+}
+
+/// A chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChainId {
+    /// Its table.
+    pub table: TableId,
+    /// Its index in the table's list.
+    pub chain: u32,
+}
+
+/// A rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId {
+    /// Its chain.
+    pub chain: ChainId,
+    /// Its index in the chain's list.
+    pub rule: u32,
+}
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// This rule.
+    Rule(RuleId),
+    /// The policy of this base chain.
+    Policy(ChainId),
+    /// Every base chain of the hook let it pass.
+    Passed,
+}
+
+/// What becomes of the packet at this hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It goes on.
+    Accept,
+    /// It is dropped.
+    Drop,
+    /// It is dropped and its sender is told.
+    Reject,
+    /// It goes to user space, to this queue; with `bypass` it goes on if nobody listens there.
+    Queue {
+        /// The first queue of the range.
+        number: u16,
+        /// `NFT_QUEUE_FLAG_BYPASS`.
+        bypass: bool,
+    },
+    /// The kernel takes it over: `fwd`, `synproxy`.
+    Stolen,
+}
+
+impl Fate {
+    /// Whether the packet is gone: dropped, rejected, or queued where nobody may have listened, or taken over.
+    pub fn can_drop(self) -> bool {
+        self != Self::Accept
+    }
+}
+
+/// One end that the walk can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Who decided.
+    pub decision: Decision,
+    /// The base chain that the packet was in then; `None` if it passed all.
+    pub base: Option<ChainId>,
+    /// What becomes of the packet.
+    pub fate: Fate,
+    /// What this end rests on beside what is known; empty: nothing.
+    pub assumed: Vec<Reason>,
+}
+
+/// Every end that the walk can have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// In the order they were found; no two of the same decision and fate.
+    pub ends: Vec<End>,
+    /// There are more than could be looked at, or the walk did not end: nothing is known for sure.
+    pub incomplete: Option<Reason>,
+}
+
+/// Which engine a drop is known to come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    /// nf_tables: nft's rules and iptables-nft's.
+    Nftables,
+    /// ip_tables, ip6_tables.
+    Legacy,
+}
+
+/// What is known of a drop beside the packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The engine.
+    pub engine: Option<EngineKind>,
+    /// Whether a rule (or a policy) dropped it.
+    pub by_rule: Option<bool>,
+    /// The base chain that it was in.
+    pub base: Option<ChainId>,
+}
+
+/// What the evaluator says about a drop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict<'a> {
+    /// One end is left.
+    Computed(&'a End),
+    /// More than one is; each is possible.
+    Ambiguous(Vec<&'a End>),
+    /// None can be named.
+    Unknown(Reason),
+}
+
+/// A condition that did not hold, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Words {
+    /// What was compared: `tcp dport`, `iif`, `ct state`.
+    pub subject: String,
+    /// What the rule wanted: `8080`, `!= eth0`, `{ 22, 80 }`.
+    pub wanted: String,
+    /// What the packet has: `80`; empty if it has no such thing.
+    pub found: String,
+}
+
+impl std::fmt::Display for Words {
+    /// `wanted tcp dport 8080, packet has 80`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            subject,
+            wanted,
+            found,
+        } = self;
+        write!(f, "wanted {subject}")?;
+        if !wanted.is_empty() {
+            write!(f, " {wanted}")?;
+        }
+        match found.as_str() {
+            "" => write!(f, ", packet has none"),
+            found => write!(f, ", packet has {found}"),
+        }
+    }
+}
