@@ -121,10 +121,18 @@ fn drops(jump: &Jump) -> Option<Drops> {
         Jump::Drop => Some(Drops::Always),
         Jump::Queue => Some(Drops::Sometimes),
         Jump::Next | Jump::Accept | Jump::Return | Jump::Chain(_) | Jump::Goto(_) => None,
-        Jump::Target(Target::Unknown { name, .. }) => match name.as_str() {
+        Jump::Target(target) => target_drops(target),
+    }
+}
+
+#[allow(unreachable_patterns, reason = "all targets are unknown ones yet")]
+fn target_drops(target: &Target) -> Option<Drops> {
+    match target {
+        Target::Unknown { name, .. } => match name.as_str() {
             "REJECT" => Some(Drops::Always),
             name if GO_ON.contains(&name) => None,
             _ => Some(Drops::Sometimes),
         },
+        _ => Some(Drops::Sometimes),
     }
 }
