@@ -174,7 +174,7 @@ pub struct Search {
     pub first: u32,
     /// How many there are.
     pub blocks: u32,
-    /// Answer: `FIND_*`.
+    /// Answer: `FIND_*` of `legacy_find`, `PRIME_*` of `legacy_prime`.
     pub status: u32,
     /// Zero.
     pub pad: u32,
@@ -197,13 +197,13 @@ pub const FIND_CHANGED: u32 = 3;
 /// [`Search::status`]: counters are not where they should be.
 pub const FIND_STRANGE: u32 = 4;
 
-/// Answer of `legacy_prime`: done.
+/// [`Search::status`]: done.
 pub const PRIME_OK: u32 = 1;
-/// Answer of `legacy_prime`: a drop came in between; again.
+/// [`Search::status`]: a drop came in between; again.
 pub const PRIME_BUSY: u32 = 2;
-/// Answer of `legacy_prime`: the table has been replaced.
+/// [`Search::status`]: the table has been replaced.
 pub const PRIME_REPLACED: u32 = 3;
-/// Answer of `legacy_prime`: the counters could not be read.
+/// [`Search::status`]: the counters could not be read.
 pub const PRIME_FAULT: u32 = 4;
 
 const _: () = assert!(size_of::<LegacyEvidence>() == 16 + LEGACY_CANDIDATES * 8);

@@ -172,7 +172,11 @@ extern "C" fn terminal(index: u32, _: *mut c_void) -> i64 {
 /// Takes this CPU's image of the table that was found. Its argument is the id of the table from then on.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 pub fn legacy_prime(ctx: RawTracePointContext) -> i32 {
-    prime(ctx.arg::<u64>(0) as u32).unwrap_or(PRIME_FAULT) as i32
+    let status = prime(ctx.arg::<u64>(0) as u32).unwrap_or(PRIME_FAULT);
+    if let Some(search) = search() {
+        search.status = status;
+    }
+    0
 }
 
 #[inline(always)]

@@ -160,7 +160,7 @@ extern "C" fn group(index: u32, _: *mut c_void) -> i64 {
         work.group = index;
         each(work, GROUP as u32, entry);
     }
-    work.broken as i64
+    (work.broken != 0) as i64
 }
 
 /// Looks at one counter of a group in which some have moved.

@@ -260,7 +260,7 @@ impl Counters {
         for cpu in cpus() {
             let mut tries = TRIES;
             loop {
-                match programs.run("legacy_prime", id.into(), Some(cpu))? {
+                match on_cpu(programs, id, cpu)? {
                     PRIME_OK => break,
                     PRIME_BUSY if tries > 0 => tries -= 1,
                     PRIME_REPLACED => return Err(PrimeError::Replaced),
@@ -306,7 +306,7 @@ impl Counters {
         let mut quiet = true;
         for cpu in cpus() {
             let mut tries = TRIES;
-            while programs.run("legacy_prime", 0, Some(cpu))? == PRIME_BUSY {
+            while on_cpu(programs, 0, cpu)? == PRIME_BUSY {
                 tries -= 1;
                 if tries == 0 {
                     quiet = false;
@@ -349,6 +349,12 @@ impl Counters {
             }
         }
     }
+}
+
+/// Runs `legacy_prime` on a CPU; its answer.
+fn on_cpu(programs: &mut Programs, id: u32, cpu: u32) -> Result<u32, BpfError> {
+    programs.run("legacy_prime", id.into(), Some(cpu))?;
+    Ok(programs.element::<Search>("LEGACY_SEARCH", 0)?.status)
 }
 
 fn cpus() -> Vec<u32> {
