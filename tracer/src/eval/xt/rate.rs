@@ -5,10 +5,7 @@ use super::{
     super::{outcome::Words, read::Reader},
     answer::{Test, stateful, words},
 };
-use crate::xtables::matches::{
-    Match,
-    rate::{Recent, Statistic},
-};
+use crate::xtables::matches::{Match, rate::Statistic, recent::Recent};
 
 /// `XT_RECENT_SET`.
 const RECENT_SET: u8 = 2;

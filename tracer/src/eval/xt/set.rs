@@ -328,10 +328,9 @@ impl Set {
     pub(super) fn words(&self, reader: &mut Reader<'_>) -> Words {
         let set = &self.want.set;
         let known = reader.world().set(set.index).ok();
-        let text = match (&set.name, known) {
-            (Some(name), _) => name.clone(),
-            (None, Some(set)) => set.name.clone(),
-            (None, None) => format!("number {}", set.index),
+        let text = match known {
+            Some(set) => set.name.clone(),
+            None => format!("number {}", set.index),
         };
         let directions: Vec<&str> = set
             .sources

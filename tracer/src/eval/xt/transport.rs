@@ -17,7 +17,9 @@ use crate::xtables::{
     info::{Cond, Span},
     matches::{
         Match,
-        transport::{Icmp, Multiport, PortSide, Sctp, SctpChunkMode, SctpChunks, Spi, Tcp, Udp},
+        icmp::{Icmp, Spi},
+        sctp::{Sctp, SctpChunkMode, SctpChunks},
+        transport::{Multiport, PortSide, Tcp, Udp},
     },
 };
 
