@@ -16,8 +16,8 @@ use crate::oracle::compare::{Answer, Known, Rules, compare};
 use crate::oracle::legacy::Legacy;
 use crate::oracle::packet::{Spec, acknowledge, proto};
 use crate::oracle::send::Sender;
-use crate::oracle::truth::{By, Key, Trace, Truth};
-use crate::oracle::{aim, random::Random};
+use crate::oracle::truth::{Batch, By, Key, Trace, Truth};
+use crate::oracle::{aim, random::Random, xt_rules};
 
 /// Source address of sentinels; nothing else has it.
 const SENTINEL: &str = "10.1.0.9";
@@ -119,19 +119,12 @@ impl Ground {
         let trace = &mut self.trace;
         self.sender
             .send(&case.packets, |packet| patched(packet, trace));
-        let number = self.sentinel();
-        let empty = Legacy::default();
-        let legacy = self.legacy.as_ref().unwrap_or(&empty);
-        let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
+        let (batch, passive, evaluator) = self.settle()?;
         outcome.traced = batch.messages;
         let after = read_ruleset(&mut self.netlink)?;
         check_counters(&before, &after, &batch.drops)?;
-        let events = events(&mut self.passive, number)?;
-        outcome.passive = compare(&batch.drops, &events, &rules);
-        if let Some(evaluator) = &mut self.evaluator {
-            let events = events_of(evaluator, number)?;
-            outcome.evaluator = Some(compare(&batch.drops, &events, &rules));
-        }
+        outcome.passive = compare(&batch.drops, &passive, &rules);
+        outcome.evaluator = evaluator.map(|events| compare(&batch.drops, &events, &rules));
         Ok(outcome)
     }
 
@@ -142,33 +135,45 @@ impl Ground {
                 (Loader::IptablesLegacy, "ip"),
                 (Loader::Ip6tablesLegacy, "ip6"),
             ] {
-                if !case.steps.iter().any(|s| s.loader == loader) {
-                    let text = crate::oracle::xt_rules::EMPTY;
-                    self.net.r.command(loader.argv(), text)?;
-                    legacy.load(family, text);
+                let replaced = case.steps.iter().any(|s| s.loader == loader);
+                if !case.opening.is_empty() || !replaced {
+                    let text = xt_rules::nothing();
+                    self.net.r.command(loader.argv(), &text)?;
+                    legacy.load(family, &text);
                 }
             }
         }
         let own = if case.conntrack { CONNTRACK } else { "" };
         let text = format!("flush ruleset\n{TABLES}{own}");
         self.net.r.command(Loader::Nft.argv(), &text)?;
-        if case.opening.is_empty() {
-            return Ok(());
+        if !case.opening.is_empty() {
+            self.sender.listen(&self.net)?;
+            self.trace.answers.clear();
+            let (seq, body) = (self.netlink.next_seq(), [0, 0, 0, 0]);
+            let request = message(CT_DELETE, flags::REQUEST | flags::ACK, seq, &body);
+            self.netlink.request_ack(&request)?;
+            let trace = &mut self.trace;
+            self.sender
+                .send(&case.opening, |packet| patched(packet, trace));
         }
-        self.sender.listen(&self.net)?;
-        self.trace.answers.clear();
-        let body = [0, 0, 0, 0];
-        let request = message(
-            CT_DELETE,
-            flags::REQUEST | flags::ACK,
-            self.netlink.next_seq(),
-            &body,
-        );
-        self.netlink.request_ack(&request)?;
-        let trace = &mut self.trace;
-        self.sender
-            .send(&case.opening, |packet| patched(packet, trace));
+        // What R sent by itself meanwhile may have met the rulesets of before.
+        self.settle()?;
         Ok(())
+    }
+
+    /// Waits until all that was sent has come to an end: the kernel's word, fwtrace's, and its
+    /// evaluator's.
+    fn settle(&mut self) -> Result<(Batch, Vec<DropEvent>, Option<Vec<DropEvent>>)> {
+        let number = self.sentinel();
+        let empty = Legacy::default();
+        let legacy = self.legacy.as_ref().unwrap_or(&empty);
+        let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
+        let passive = events(&mut self.passive, number)?;
+        let evaluator = self
+            .evaluator
+            .as_mut()
+            .map(|run| events(run, number).context("the evaluator's run"));
+        Ok((batch, passive, evaluator.transpose()?))
     }
 
     /// Loads a ruleset, without the lines that are refused; how many that were.
@@ -319,10 +324,6 @@ fn events(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
     }
 }
 
-fn events_of(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
-    events(run, number).context("the evaluator's run")
-}
-
 /// Numbers of the lines that an error is about.
 fn refused_lines(step: &Step, error: &str) -> Vec<usize> {
     let mut lines: Vec<usize> = match step.loader {
@@ -348,8 +349,23 @@ fn refused_lines(step: &Step, error: &str) -> Vec<usize> {
         let parts = ["add rule", "add set", "add map", "-A"];
         parts.iter().any(|part| line.starts_with(part))
     };
+    let table = lines.iter().find_map(|number| whole_table(step, *number));
     lines.retain(rule);
+    lines.extend(table.into_iter().flatten());
     lines
+}
+
+/// The numbers of a table's rules, if the line is its COMMIT: the kernel does not say which rule
+/// of a legacy table it does not take.
+fn whole_table(step: &Step, number: usize) -> Option<Vec<usize>> {
+    let lines: Vec<&str> = step.text.lines().collect();
+    if lines.get(number - 1) != Some(&"COMMIT") {
+        return None;
+    }
+    let before = lines.get(..number)?;
+    let start = before.iter().rposition(|line| line.starts_with('*'))?;
+    let rules = (start..number).filter(|i| before.get(*i).is_some_and(|l| l.starts_with("-A")));
+    Some(rules.map(|i| i + 1).collect())
 }
 
 /// All that can drop.

@@ -8,9 +8,20 @@ use crate::oracle::packet::proto;
 use crate::oracle::random::Random;
 use crate::oracle::xt_match::{self, Flavour};
 
+/// A table with nothing in it; a restore leaves policies as they are unless it names them.
+fn empty(name: &str, chains: &[&str]) -> String {
+    let policies = chains.iter().map(|c| format!(":{c} ACCEPT [0:0]\n"));
+    format!("*{name}\n{}COMMIT\n", policies.collect::<String>())
+}
+
 /// All tables, with nothing in them.
-pub const EMPTY: &str =
-    "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n*security\nCOMMIT\n";
+pub fn nothing() -> String {
+    let tables = TABLES.iter().map(|(name, chains)| {
+        let chains: Vec<&str> = chains.iter().map(|(chain, _)| *chain).collect();
+        empty(name, &chains)
+    });
+    tables.collect::<String>() + &empty("nat", &[])
+}
 
 /// Tables and their built-in chains.
 const TABLES: [(&str, &[(&str, Hook)]); 4] = [
@@ -64,7 +75,8 @@ pub fn ruleset(random: &mut Random, v6: bool) -> Generated {
     for (name, hooks) in TABLES {
         let weight = if name == "filter" { 95 } else { 25 };
         if !random.percent(weight) {
-            all.text += &format!("*{name}\nCOMMIT\n");
+            let chains: Vec<&str> = hooks.iter().map(|(chain, _)| *chain).collect();
+            all.text += &empty(name, &chains);
             continue;
         }
         let mut table = Table {
