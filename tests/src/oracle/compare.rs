@@ -106,9 +106,14 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Ans
     answers
 }
 
-/// Whether the event says that no rule did it.
+/// Whether the event says that no rule did it. A legacy table, too, drops by itself what is too
+/// short for a match (`hotdrop`, ipt_do_table(), v6.18).
 fn names_nothing(event: &DropEvent) -> bool {
-    let nobody = matches!(event.engine, Engine::Other | Engine::Conntrack);
+    let nobody = match event.engine {
+        Engine::Other | Engine::Conntrack => true,
+        Engine::IptablesLegacy => event.packet.truncated,
+        _ => false,
+    };
     let nothing = event.rule.is_none() && event.policy.is_none();
     nobody && nothing && event.evidence.candidates.is_empty()
 }

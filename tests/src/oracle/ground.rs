@@ -1,9 +1,10 @@
 //! The ground that cases are run on: namespaces, the kernel's trace, and fwtrace watching.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fwtrace::event::{DropEvent, Engine, Event};
+use fwtrace::event::{DropEvent, Engine, Event, EvidenceSource};
 use fwtrace::netlink::nftables::read_ruleset;
 use fwtrace::netlink::socket::{Protocol, Socket, flags, message};
 use fwtrace::ruleset::expr::Expr;
@@ -14,7 +15,7 @@ use crate::net::{Net, Place};
 use crate::oracle::case::{Case, Loader, Sent, Step};
 use crate::oracle::compare::{Answer, Known, Rules, compare};
 use crate::oracle::legacy::Legacy;
-use crate::oracle::packet::{Spec, acknowledge, proto};
+use crate::oracle::packet::{acknowledge, proto};
 use crate::oracle::send::Sender;
 use crate::oracle::truth::{Batch, By, Key, Trace, Truth};
 use crate::oracle::{aim, random::Random, xt_rules};
@@ -37,6 +38,9 @@ add rule inet oracle_ct pre ct state new ct mark set 0x10
 add chain inet oracle_ct out { type filter hook output priority -190; }
 add rule inet oracle_ct out ct state new ct mark set 0x20
 ";
+/// New legacy tables are taken in after so many drops at the latest, so far apart.
+const PRIMES: usize = 60;
+const PAUSE: Duration = Duration::from_millis(2);
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const CT_DELETE: u16 = 1 << 8 | 2;
 
@@ -51,6 +55,8 @@ pub struct Outcome {
     pub passive: Vec<Answer>,
     /// fwtrace's evaluator, against the kernel.
     pub evaluator: Option<Vec<Answer>>,
+    /// Drops that it took until fwtrace had taken in new legacy tables.
+    pub primed: usize,
     /// Rules that the kernel or nft refused, and that the case then went without.
     pub refused: usize,
 }
@@ -112,6 +118,9 @@ impl Ground {
         self.open(case)?;
         for step in &mut case.steps {
             outcome.refused += self.load(step)?;
+        }
+        if case.has_legacy() {
+            outcome.primed = self.prime()?;
         }
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);
@@ -207,12 +216,32 @@ impl Ground {
     /// Sends a packet that is dropped first thing, and is the last of a batch; its number.
     fn sentinel(&mut self) -> u16 {
         self.sentinels = self.sentinels % 60_000 + 1;
-        let mut random = Random::new(0);
-        let mut spec: Spec = aim::plain(&mut random, aim::Hook::Input, false);
+        self.probe(SENTINEL, self.sentinels);
+        self.sentinels
+    }
+
+    /// Drops packets until fwtrace names the legacy rule that does it: it takes in tables when
+    /// they drop. How many it took.
+    fn prime(&mut self) -> Result<usize> {
+        for count in 1..=PRIMES {
+            self.probe(xt_rules::PRIMER, 7);
+            let (_, events, _) = self.settle()?;
+            let named = |e: &DropEvent| e.evidence.source == EvidenceSource::KernelCounters;
+            if events.iter().any(named) {
+                return Ok(count);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(PRIMES)
+    }
+
+    /// Sends a datagram from A to R.
+    fn probe(&self, src: &str, sport: u16) {
+        let mut spec = aim::plain(&mut Random::new(0), aim::Hook::Input, false);
         spec.from = Place::A;
-        spec.src = SENTINEL.parse().unwrap_or(spec.src);
+        spec.src = src.parse().unwrap_or(spec.src);
         spec.proto = proto::UDP;
-        (spec.sport, spec.dport) = (self.sentinels, 9);
+        (spec.sport, spec.dport) = (sport, 9);
         let sent = Sent {
             from: Place::A,
             bytes: spec.bytes(),
@@ -220,7 +249,6 @@ impl Ground {
             acknowledges: false,
         };
         self.sender.send(&[sent], |_| None);
-        self.sentinels
     }
 
     /// Ends both runs of fwtrace and makes sure that they lost nothing.

@@ -69,14 +69,22 @@ struct Table<'a> {
     count: usize,
 }
 
-/// All tables of a family; those that are not used are empty.
-pub fn ruleset(random: &mut Random, v6: bool) -> Generated {
+/// Drops what has the source of [`PRIMER`], before everything else.
+const PRIMING: &str = "-A PREROUTING -s 10.1.0.8/32 -j DROP\n";
+/// Source of packets that make fwtrace take in the tables of a new legacy ruleset.
+pub const PRIMER: &str = "10.1.0.8";
+
+/// All tables of a family; those that are not used are empty. With `primed`, packets from
+/// [`PRIMER`] are dropped first thing.
+pub fn ruleset(random: &mut Random, v6: bool, primed: bool) -> Generated {
     let mut all = Generated::default();
     for (name, hooks) in TABLES {
+        let primer = if primed && name == "raw" { PRIMING } else { "" };
         let weight = if name == "filter" { 95 } else { 25 };
         if !random.percent(weight) {
             let chains: Vec<&str> = hooks.iter().map(|(chain, _)| *chain).collect();
-            all.text += &empty(name, &chains);
+            let rules = format!("{primer}COMMIT");
+            all.text += &empty(name, &chains).replace("COMMIT", &rules);
             continue;
         }
         let mut table = Table {
@@ -93,7 +101,11 @@ pub fn ruleset(random: &mut Random, v6: bool) -> Generated {
             table.base(chain, hook);
         }
         // Writing to a string does not fail.
-        let _ = write!(all.text, "*{name}\n{}{}COMMIT\n", table.chains, table.rules);
+        let _ = write!(
+            all.text,
+            "*{name}\n{}{primer}{}COMMIT\n",
+            table.chains, table.rules
+        );
         all.aims.append(&mut table.aims);
         all.stateful |= table.stateful;
     }
