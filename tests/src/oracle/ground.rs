@@ -1,6 +1,7 @@
 //! The ground that cases are run on: namespaces, the kernel's trace, and fwtrace watching.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub evaluator: Option<Vec<Answer>>,
     /// Drops that it took until fwtrace had taken in new legacy tables.
     pub primed: usize,
+    /// Answers that were made wrong on purpose.
+    pub falsified: usize,
     /// Rules that the kernel or nft refused, and that the case then went without.
     pub refused: usize,
 }
@@ -72,6 +75,8 @@ pub struct Ground {
     evaluator: Option<Fwtrace>,
     legacy: Option<Legacy>,
     sentinels: u16,
+    /// Falsify every so manieth answer.
+    pub falsify: Option<usize>,
 }
 
 impl Ground {
@@ -101,6 +106,7 @@ impl Ground {
             evaluator,
             legacy,
             sentinels: 0,
+            falsify: None,
         })
     }
 
@@ -128,7 +134,10 @@ impl Ground {
         let trace = &mut self.trace;
         self.sender
             .send(&case.packets, |packet| patched(packet, trace));
-        let (batch, passive, evaluator) = self.settle()?;
+        let (batch, mut passive, evaluator) = self.settle()?;
+        if let Some(every) = self.falsify {
+            outcome.falsified = falsify(&mut passive, every);
+        }
         outcome.traced = batch.messages;
         let after = read_ruleset(&mut self.netlink)?;
         check_counters(&before, &after, &batch.drops)?;
@@ -321,10 +330,7 @@ fn patched(packet: &Sent, trace: &mut Trace) -> Option<Vec<u8>> {
     let ip = bytes.get_mut(14..)?;
     let start = if ip.first()? >> 4 == 6 { 40 } else { 20 };
     let port = u16::from_be_bytes(*ip.get(start..)?.first_chunk()?);
-    let Some(answer) = trace.answer(port) else {
-        eprintln!("no answer to {port} {start}");
-        return None;
-    };
+    let answer = trace.answer(port)?;
     acknowledge(ip, answer.wrapping_add(1));
     Some(bytes)
 }
@@ -350,6 +356,15 @@ fn events(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
         }
         events.push(event);
     }
+}
+
+/// Makes every so manieth event name another rule than it does; how many that were.
+fn falsify(events: &mut [DropEvent], every: usize) -> usize {
+    let named = events.iter_mut().filter_map(|event| event.rule.as_mut());
+    let chosen = named.step_by(every.max(1));
+    chosen
+        .map(|rule| Arc::make_mut(rule).number = Some(u32::MAX))
+        .count()
 }
 
 /// Numbers of the lines that an error is about.

@@ -54,6 +54,8 @@ pub struct Options {
     pub cases: PathBuf,
     /// Only cases of this kind.
     pub kind: Option<Kind>,
+    /// Falsify every so manieth answer of fwtrace: each must be found.
+    pub falsify: Option<usize>,
 }
 
 /// The grounds, made when the first case needs them.
@@ -127,6 +129,7 @@ fn judge(
     report: &mut Report,
 ) -> Result<()> {
     let ground = grounds.get(case.has_legacy())?;
+    ground.falsify = options.falsify;
     match ground.run(case) {
         Ok(outcome) => {
             report.add(case, &outcome);

@@ -58,6 +58,8 @@ pub struct Report {
     pub failed: usize,
     /// Ambiguous answers in cases without state.
     pub unfounded: usize,
+    /// Answers made wrong on purpose.
+    pub falsified: usize,
 }
 
 impl Report {
@@ -67,6 +69,7 @@ impl Report {
         self.packets += outcome.sent;
         self.traced += outcome.traced;
         self.refused += outcome.refused;
+        self.falsified += outcome.falsified;
         self.drops += outcome.passive.iter().filter(|a| a.truth.is_some()).count();
         for answer in answers(outcome) {
             let source = answer.source.map_or("none", |s| s.as_str());
