@@ -17,4 +17,5 @@ mod refusals;
 mod replace;
 mod support;
 mod text;
+mod thrice;
 mod together;
