@@ -18,6 +18,8 @@ pub struct Flavour {
     pub l4: Option<u8>,
     /// Whether conntrack can be matched: not on a device.
     pub ct: bool,
+    /// Whether state that nobody outside knows may be matched.
+    pub state: bool,
 }
 
 /// A match.
@@ -58,7 +60,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             (if flavour.ct { 14 } else { 0 }, 3),
             (5, 4),
             (7, 5),
-            (3, 6),
+            (if flavour.state { 6 } else { 0 }, 6),
         ]);
         let found = match kind {
             0 => flavour.v6.map(|v6| {

@@ -12,6 +12,9 @@ use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
 use crate::oracle::ground::Outcome;
 
+/// An IP packet up to this long is captured whole, with any link header.
+const CAPTURED: u32 = 100;
+
 /// How often each grade was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -134,10 +137,13 @@ fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
     answer.grade == Grade::Wrong || is_unfounded(case, answer)
 }
 
-/// What is computed can be ambiguous only where state decides.
+/// What is computed can be ambiguous only where state decides, or bytes that were not captured.
 fn is_unfounded(case: &Case, answer: &Answer) -> bool {
     let computed = answer.source == Some(EvidenceSource::Evaluator);
-    answer.grade == Grade::Ambiguous && computed && !case.stateful
+    let searched = case.steps.iter().any(|s| s.text.contains("-m string"));
+    let length = answer.event.as_ref().and_then(|e| e.packet.len);
+    let cut = searched && length.is_none_or(|length| length > CAPTURED);
+    answer.grade == Grade::Ambiguous && computed && !case.stateful && !cut
 }
 
 /// Writes a case with what is wrong in it; the file.

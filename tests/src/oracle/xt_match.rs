@@ -17,6 +17,8 @@ pub struct Flavour {
     pub l4: Option<u8>,
     /// Whether conntrack can be matched: not in the raw table.
     pub ct: bool,
+    /// Whether state that nobody outside knows may be matched.
+    pub state: bool,
 }
 
 /// `-p`, as it must stand first.
@@ -48,7 +50,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             (if flavour.ct { 14 } else { 0 }, 3),
             (18, 4),
             (5, 5),
-            (3, 6),
+            (if flavour.state { 6 } else { 0 }, 6),
         ]);
         let found = match kind {
             0 => Some(address(random, flavour)),
