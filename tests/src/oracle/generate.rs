@@ -152,6 +152,12 @@ impl Ids {
             let bytes = spec.ip_packet();
             let start = if spec.v6 { 40 } else { 20 };
             let key = Key::read(&bytes, bytes.get(start..).unwrap_or_default());
+            // Not every trace shows these.
+            let key = key.map(|key| Key {
+                proto: None,
+                ports: None,
+                ..key
+            });
             if key.is_none_or(|key| self.used.insert(key)) {
                 return;
             }

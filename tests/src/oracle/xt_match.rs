@@ -353,14 +353,16 @@ fn header(random: &mut Random, flavour: Flavour) -> Option<Match> {
             format!("-m mac {not}--mac-source 02:00:00:00:0a:00"),
             [Wish::From(Place::A)],
         ),
-        11 if flavour.hook == Hook::Output => plain(
-            format!(
-                "-m owner {not}--uid-owner {}",
-                random.pick(&["0", "1000", "0-500"])
-            ),
-            [],
-        ),
-        12 if flavour.hook == Hook::Output => plain(format!("-m owner {not}--gid-owner 0"), []),
+        // The socket may be that of another process than the one that runs, or none: state.
+        11 if flavour.hook == Hook::Output => {
+            let key = random.pick(&[
+                "uid-owner 0",
+                "uid-owner 1000",
+                "uid-owner 0-500",
+                "gid-owner 0",
+            ]);
+            stateful(&format!("-m owner {not}--{key}"))
+        }
         13 if v6 => random
             .pick(&[0, 1])
             .eq(&0)
@@ -419,6 +421,10 @@ fn state(random: &mut Random) -> Match {
         "-m connlimit --connlimit-above 2",
         "-m time --timestart 00:00 --timestop 12:00",
     ]);
+    stateful(text)
+}
+
+fn stateful(text: &str) -> Match {
     let mut found = plain(text, []);
     found.stateful = true;
     found
