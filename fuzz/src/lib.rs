@@ -14,10 +14,17 @@ use fwtrace::{
     kernel::{btf::Btf, symbols::Symbols},
     netlink::{
         attr::{Attr, Attrs},
+        legacy_trace, nflog,
         nftables::{self, kind},
+        nftrace,
         socket::{Messages, acknowledgement},
+        sockets,
     },
     packet::Capture,
+    xtables::{
+        Family,
+        legacy::{Info, Jump, blob},
+    },
 };
 
 /// Takes any bytes.
@@ -31,6 +38,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink", netlink),
     ("nftables", nf_tables),
     ("record", record),
+    ("xtables", xtables),
+    ("trace", trace),
 ];
 
 /// Deepest nest of attributes that is looked into.
@@ -168,5 +177,52 @@ pub fn record(data: &[u8]) {
     if let Some(drop) = reader::decode(&data.to_vec().into()) {
         let capture = Capture::new(&drop.record, &drop.packet);
         black_box(format!("{:?}", capture.packet()));
+    }
+}
+
+/// A table of ip_tables and ip6_tables. Input: `struct ipt_getinfo` (84 bytes; the first byte of the name says the family: odd is
+/// IPv6), then the entries.
+pub fn xtables(data: &[u8]) {
+    let Some((info, entries)) = data.split_at_checked(Info::SIZE) else {
+        return;
+    };
+    let family = match info.first() {
+        Some(byte) if byte % 2 == 1 => Family::V6,
+        _ => Family::V4,
+    };
+    let Some(info) = Info::decode(info) else {
+        return;
+    };
+    let table = blob::parse(family, "fuzz", &info, entries);
+    for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+        if let Jump::Chain(chain) | Jump::Goto(chain) = rule.jump {
+            assert!(chain < table.chains.len());
+        }
+    }
+    for hook in 0..5 {
+        black_box(table.terminals(hook));
+    }
+}
+
+/// Traces, logged packets and what `/proc` lists of their sockets: each message of the input, and the input as it is.
+pub fn trace(data: &[u8]) {
+    for message in Messages::new(data) {
+        let Ok(message) = message else { break };
+        traced(message.payload);
+    }
+    traced(data);
+    let text = String::from_utf8_lossy(data);
+    black_box((nflog::instances(&text), sockets::parse(&text)));
+    if let Some(line) = legacy_trace::Line::parse(&text) {
+        assert!(line.number > 0 && line.rule(u32::MAX) == Some(line.number));
+    }
+}
+
+fn traced(payload: &[u8]) {
+    if let Ok(trace) = nftrace::decode(payload) {
+        black_box(trace.drops());
+    }
+    if let Ok(packet) = nflog::decode(payload) {
+        assert!(packet.payload.len() <= payload.len());
     }
 }

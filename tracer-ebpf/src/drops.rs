@@ -8,17 +8,18 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_L2, FLAG_STACK, FLAG_VLAN, IFNAMSIZ,
-    PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE, SITES, SKB_BYTES, SNAP_MAX,
-    STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
+    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE,
+    SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
     conntrack,
     filter::{self, each},
     kernel::{copy, copy_words, field, offset, u32_at, u64_at},
-    process, rule,
+    legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
+    socket,
 };
 
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
@@ -34,7 +35,7 @@ const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Watched network namespaces, by inode.
 #[map]
-static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+pub static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -109,7 +110,8 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
     let framed = known_site && find_state(scratch, stack, skb, net);
-    if framed {
+    let legacy_state = legacy::take(skb, &mut scratch.record.legacy);
+    if framed || (legacy_state != 0 && copied_state(scratch, legacy_state, net)) {
         hook_state(scratch);
     } else {
         let iif = skb!(scratch, skb_iif, u32);
@@ -127,6 +129,11 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
 
     let mark = skb!(scratch, skb_mark, u32);
     let len = skb!(scratch, skb_len, u32);
+    let (priority, pkt_type) = (
+        skb!(scratch, skb_priority, u32),
+        skb!(scratch, skb_pkt_type, u8),
+    );
+    let (sk, dst) = (skb!(scratch, skb_sk, u64), skb!(scratch, skb_dst, u64));
     let nfct = skb!(scratch, skb_nfct, u64);
     let (vlan_proto, vlan_tci) = (
         skb!(scratch, skb_vlan_proto, u16),
@@ -146,6 +153,20 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     record.mark = mark;
     record.len = len;
     record.protocol = protocol.to_be();
+    if offset!(skb_priority) != ABSENT {
+        record.flags |= FLAG_META;
+        record.priority = priority;
+        // Three bits of the byte.
+        record.pkt_type = pkt_type & 7;
+    }
+    if offset!(skb_dst) != ABSENT {
+        record.flags |= FLAG_DST_READ;
+        // The lowest bit says that it is not counted (SKB_DST_NOREF).
+        if dst & !1 != 0 {
+            record.flags |= FLAG_DST;
+        }
+    }
+    socket::fill(record, sk, net);
     if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
         record.flags |= FLAG_VLAN;
         record.vlan_tci = vlan_tci;
@@ -180,7 +201,7 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
 
 /// The packet's `struct net` and its inode: from its device, else its socket, else its route.
 #[inline(always)]
-fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
+pub fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
     let mut net = u64_at(dev, offset!(dev_net));
     let mut inode = u32_at(net, offset!(net_inum));
     if inode < FIRST_INODE {
@@ -223,6 +244,12 @@ fn begin(record: &mut Record) {
     record.ct_mark = 0;
     record.ct_zone = 0;
     record.ct_tcp_state = 0;
+    record.pkt_type = 0;
+    record.priority = 0;
+    record.sk_uid = 0;
+    record.sk_gid = 0;
+    record.sk_classid = 0;
+    record.sk_cgroup = 0;
     record.pid = 0;
     record.tgid = 0;
     record.uid = 0;
@@ -330,6 +357,12 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
 #[inline(always)]
 fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
     let state = scratch.window[at + 1];
+    copied_state(scratch, state, net)
+}
+
+/// Copies the nf_hook_state at `state`; true if it is one of `net`.
+#[inline(always)]
+fn copied_state(scratch: &mut Scratch, state: u64, net: u64) -> bool {
     copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
         && state!(scratch, state_net, u64) == net
 }
@@ -407,7 +440,10 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
     }
     let unattributed =
         scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
-    if settings.want_stack != 0 && unattributed && scratch.record.reason == settings.netfilter_drop
+    if settings.want_stack != 0
+        && unattributed
+        && scratch.record.hook == UNKNOWN
+        && scratch.record.reason == settings.netfilter_drop
     {
         scratch.record.flags |= FLAG_STACK;
         // Aligned, so that user space can read words.

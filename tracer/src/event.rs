@@ -119,13 +119,13 @@ pub struct DropEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<PolicyRef>>,
     /// The rules of this hook that the packet matched before the one that decided, in order.
-    pub path: Option<Vec<PathStep>>,
+    pub path: Option<Arc<[PathStep]>>,
     /// The accepting rule that came nearest to matching, if one was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nearest_miss: Option<NearestMiss>,
+    pub nearest_miss: Option<Arc<NearestMiss>>,
     /// The way through the chains of this hook; with `-v` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub walk: Option<Arc<Vec<Phase>>>,
+    pub walk: Option<Arc<[Phase]>>,
     /// How the rule was found and how sure that is.
     pub evidence: Evidence,
     /// Conntrack's view of the packet at the moment of the drop.
@@ -701,13 +701,13 @@ pub(crate) mod tests {
                 gone: false,
             })),
             policy: None,
-            path: Some(vec![PathStep {
+            path: Some(Arc::new([PathStep {
                 table: "t".into(),
                 chain: "in".into(),
                 number: Some(2),
                 handle: Some(5),
                 verdict: "jump sub".into(),
-            }]),
+            }])),
             nearest_miss: None,
             walk: None,
             evidence: Evidence::exact(EvidenceSource::KernelStack),

@@ -1,9 +1,9 @@
 //! One drop, as the BPF program saw it.
 
-use crate::IFNAMSIZ;
+use crate::{IFNAMSIZ, LegacyEvidence};
 
 /// Version of the record; user space refuses any other.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Longest captured packet, bytes.
 pub const SNAP_MAX: usize = 2048;
 /// Words of kernel stack above the tracepoint's arguments that can go with a record.
@@ -32,6 +32,27 @@ pub const FLAG_L2: u32 = 16;
 pub const FLAG_VLAN: u32 = 32;
 /// [`Record::flags`]: the stack words follow the captured packet.
 pub const FLAG_STACK: u32 = 64;
+
+/// [`Record::flags`]: `pkt_type` and `priority` were read.
+pub const FLAG_META: u32 = 128;
+/// [`Record::flags`]: whether the packet has a route could be read: [`FLAG_DST`].
+pub const FLAG_DST_READ: u32 = 256;
+/// [`Record::flags`]: the packet has a route (`skb_dst`).
+pub const FLAG_DST: u32 = 512;
+/// [`Record::flags`]: the packet's socket could be read, and ids mean the same in the namespace's user
+/// namespace as here: then [`FLAG_SK`], [`FLAG_SK_SOCKET`] and [`FLAG_SK_CRED`] say what there is.
+pub const FLAG_SK_READ: u32 = 1024;
+/// [`Record::flags`]: the packet has a full socket (for a request socket, its listener) of this netns, as
+/// `meta skuid` and xt_owner look for it.
+pub const FLAG_SK: u32 = 2048;
+/// [`Record::flags`]: that socket has a `struct socket`: no orphan, none of the kernel's own.
+pub const FLAG_SK_SOCKET: u32 = 4096;
+/// [`Record::flags`]: and a file: `sk_uid` and `sk_gid`.
+pub const FLAG_SK_CRED: u32 = 8192;
+/// [`Record::flags`]: `sk_cgroup` was read.
+pub const FLAG_SK_CGROUP: u32 = 16384;
+/// [`Record::flags`]: `sk_classid` was read.
+pub const FLAG_SK_CLASSID: u32 = 32768;
 
 /// [`RuleEvidence::kind`]: no rule pointer was looked for (not an nf_tables drop site we learnt).
 pub const RULE_NONE: u32 = 0;
@@ -112,8 +133,10 @@ pub struct Record {
     pub len: u32,
     /// `sk_buff.protocol`, big-endian.
     pub protocol: u16,
+    /// `sk_buff.pkt_type`, PACKET_* (include/uapi/linux/if_packet.h), with [`FLAG_META`].
+    pub pkt_type: u8,
     /// Zero.
-    pub pad: u16,
+    pub pad: u8,
     /// Netfilter hook number within `pf`, or [`UNKNOWN`].
     pub hook: u8,
     /// Netfilter protocol family (NFPROTO_*), or [`UNKNOWN`].
@@ -146,16 +169,30 @@ pub struct Record {
     pub uid: u32,
     /// Command name of the process (its main thread's), NUL-padded.
     pub comm: [u8; 16],
+    /// `sk_buff.priority`, with [`FLAG_META`].
+    pub priority: u32,
+    /// `fsuid` of the opener of the packet's socket, as `meta skuid` has it; with [`FLAG_SK_CRED`].
+    pub sk_uid: u32,
+    /// Its `fsgid`, likewise.
+    pub sk_gid: u32,
+    /// net_cls class of the socket, `meta cgroup`; with [`FLAG_SK_CLASSID`].
+    pub sk_classid: u32,
+    /// Id of the socket's cgroup (the inode of its directory in cgroup2), with [`FLAG_SK_CGROUP`].
+    pub sk_cgroup: u64,
     /// The connection's original tuple.
     pub ct_orig: [u8; TUPLE_LEN],
     /// The connection's reply tuple.
     pub ct_reply: [u8; TUPLE_LEN],
-    /// The rule.
+    /// The rule of nf_tables.
     pub rule: RuleEvidence,
+    /// The rule of ip_tables or ip6_tables.
+    pub legacy: LegacyEvidence,
 }
 
 const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
-const _: () = assert!(size_of::<Record>() == 240 + size_of::<RuleEvidence>());
+const _: () =
+    assert!(size_of::<Record>() == 264 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>());
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, iif_name).is_multiple_of(8));
+const _: () = assert!(core::mem::offset_of!(Record, legacy).is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, oif_name).is_multiple_of(8));

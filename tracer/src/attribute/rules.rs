@@ -122,38 +122,48 @@ fn age(record: &Record) -> Duration {
 }
 
 fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<Resolved> {
-    let options = render::Options {
-        names,
-        stateless: true,
-        handles: false,
-    };
     let table = found.ruleset.tables.get(found.table)?;
     let chain = table.chains.get(found.chain)?;
     let rule = chain.rules.get(found.rule?)?;
     let base = base_chain(evidence, table, chain);
+    let mut named = reference(table, chain, rule, base, names);
+    named.number = Some(evidence.number);
+    if !found.certain {
+        (named.text, named.comment) = (None, None);
+    }
     Some(Resolved {
-        rule: Some(Arc::new(RuleRef {
-            family: family(table.family),
-            table: table.name.as_str().into(),
-            chain: chain.name.as_str().into(),
-            base_chain: base.map(|chain| chain.name.as_str().into()),
-            number: Some(evidence.number),
-            handle: Some(rule.handle),
-            text: found
-                .certain
-                .then(|| render::rule(table, rule, &options).into()),
-            comment: rule
-                .comment
-                .as_deref()
-                .filter(|_| found.certain)
-                .map(Into::into),
-            gone: false,
-        })),
+        rule: Some(Arc::new(named)),
         policy: None,
         reject: found.certain && rule.is_reject(),
         iptables: table.is_iptables(),
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
+}
+
+/// A rule of nf_tables, as events name it.
+pub(super) fn reference(
+    table: &Table,
+    chain: &Chain,
+    rule: &model::Rule,
+    base: Option<&Chain>,
+    names: &Names,
+) -> RuleRef {
+    let options = render::Options {
+        names,
+        stateless: true,
+        handles: false,
+    };
+    RuleRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        base_chain: base.map(|chain| chain.name.as_str().into()),
+        number: Some(rule.number),
+        handle: Some(rule.handle),
+        text: Some(render::rule(table, rule, &options).into()),
+        comment: rule.comment.as_deref().map(Into::into),
+        gone: false,
+    }
 }
 
 /// The base chain by which a packet came to `chain`.

@@ -47,6 +47,8 @@ pub mod rtn {
 /// What is known of a network namespace.
 #[derive(Debug, Clone, Default)]
 pub struct World {
+    /// Counts up with each reading: what was concluded from an older one is void.
+    pub version: u64,
     /// Its links; `None` if not known.
     pub links: Option<Vec<Link>>,
     /// Its IPv4 routes; `None` if not known.
@@ -406,6 +408,7 @@ mod tests {
             ipv4: Some(Fib::new(v4, ruled)),
             ipv6: Some(Fib::new(v6, ruled)),
             sets: None,
+            version: 1,
         }
     }
 

@@ -4,7 +4,7 @@
 //! the BPF programs do not expect, switches that feature off and leaves the others alone. So do
 //! the facts that the BPF programs have hard-coded and that turn out to be false.
 
-use fwtrace_abi::{ABSENT, CT_BYTES, Layout, SKB_BYTES, STATE_BYTES, TUPLE_LEN};
+use fwtrace_abi::{ABSENT, CT_BYTES, Layout, SKB_BYTES, STATE_BYTES, TABLE_NAME, TUPLE_LEN};
 
 use super::types::KernelTypes;
 
@@ -37,6 +37,16 @@ pub enum Feature {
     ConntrackHooks,
     /// The sending process.
     Process,
+    /// The exact rule of iptables-legacy, by the counters of its tables.
+    KernelCounters,
+    /// How the packet was addressed on its link, and its priority.
+    PacketMeta,
+    /// The owner of the packet's socket.
+    Socket,
+    /// The control group of the packet's socket.
+    SocketCgroup,
+    /// The net_cls class of the packet's socket.
+    SocketClassid,
 }
 
 impl Feature {
@@ -55,6 +65,11 @@ impl Feature {
         Self::ConntrackZone,
         Self::ConntrackHooks,
         Self::Process,
+        Self::KernelCounters,
+        Self::PacketMeta,
+        Self::Socket,
+        Self::SocketCgroup,
+        Self::SocketClassid,
     ];
 
     /// Its name, as shown to the user.
@@ -73,6 +88,11 @@ impl Feature {
             Self::ConntrackZone => "conntrack-zone",
             Self::ConntrackHooks => "conntrack-hooks",
             Self::Process => "process",
+            Self::KernelCounters => "kernel-counters",
+            Self::PacketMeta => "packet-meta",
+            Self::Socket => "socket",
+            Self::SocketCgroup => "socket-cgroup",
+            Self::SocketClassid => "socket-classid",
         }
     }
 
@@ -92,6 +112,11 @@ impl Feature {
             Self::ConntrackZone => "the connection's zone",
             Self::ConntrackHooks => "telling untracked packets from invalid ones",
             Self::Process => "the process that sent the packet",
+            Self::KernelCounters => "the exact rule of iptables-legacy, by the kernel's counters",
+            Self::PacketMeta => "the packet's type on its link, and its priority",
+            Self::Socket => "the user and group that own the packet's socket",
+            Self::SocketCgroup => "the control group of the packet's socket",
+            Self::SocketClassid => "the net_cls class of the packet's socket",
         }
     }
 
@@ -112,6 +137,11 @@ impl Feature {
             Self::ConntrackZone => "ct zone is not known",
             Self::ConntrackHooks => "a packet without connection is shown with state unknown",
             Self::Process => "no process with packets sent from this machine",
+            Self::KernelCounters => "which rule of iptables-legacy dropped is not known",
+            Self::PacketMeta => "meta pkttype and meta priority cannot be evaluated",
+            Self::Socket => "meta skuid, meta skgid and -m owner cannot be evaluated",
+            Self::SocketCgroup => "socket cgroupv2 cannot be evaluated",
+            Self::SocketClassid => "meta cgroup and -m cgroup cannot be evaluated",
         }
     }
 
@@ -170,6 +200,20 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "net_hooks_ipv4" | "net_hooks_ipv6" => (F::ConntrackHooks, &[40]),
         "hook_entries_num" => (F::ConntrackHooks, &[2]),
         "hook_entries_hooks" => (F::ConntrackHooks, &[]),
+        "xt_private" | "task_nsproxy" | "nsproxy_net" => (F::KernelCounters, &[8]),
+        "xt_size" | "xt_number" => (F::KernelCounters, &[4]),
+        "xt_name" => (F::KernelCounters, &[TABLE_NAME as u64]),
+        "xt_entries" | "array_pptrs" => (F::KernelCounters, &[]),
+        "skb_priority" => (F::PacketMeta, &[4]),
+        // Three bits at the start of a byte (include/linux/skbuff.h, v6.18).
+        "skb_pkt_type" => (F::PacketMeta, &[1]),
+        "sock_state" => (F::Socket, &[1]),
+        "sock_listener" | "sock_socket" | "socket_file" | "file_cred" | "net_user_ns" => {
+            (F::Socket, &[8])
+        }
+        "cred_fsuid" | "cred_fsgid" | "user_ns_inum" => (F::Socket, &[4]),
+        "sock_cgroup" | "cgroup_node" | "kernfs_id" => (F::SocketCgroup, &[8]),
+        "sock_classid" => (F::SocketClassid, &[4]),
         "task_stack" | "task_group_leader" => (F::Process, &[8]),
         "task_flags" => (F::Process, &[4]),
         "task_comm" => (F::Process, &[16]),
@@ -214,6 +258,18 @@ const FACTS: &[(Feature, &str, Fact)] = &[
     (
         Feature::ConntrackHooks,
         "nf_hook_entry.priv",
+        Fact::Bits(64, 64),
+    ),
+    // include/uapi/linux/netfilter/x_tables.h
+    (Feature::KernelCounters, "xt_counters", Fact::Size(16)),
+    (
+        Feature::KernelCounters,
+        "xt_counters.pcnt",
+        Fact::Bits(0, 64),
+    ),
+    (
+        Feature::KernelCounters,
+        "xt_counters.bcnt",
         Fact::Bits(64, 64),
     ),
     // include/net/netfilter/nf_conntrack_tuple.h; TUPLE_LEN says what is where.

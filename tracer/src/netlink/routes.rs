@@ -63,7 +63,7 @@ fn failed(what: &'static str) -> impl FnOnce(SocketError) -> WorldError {
     move |source| WorldError::Socket { what, source }
 }
 
-/// Reads links, routes and policy rules of a network namespace; ipsets are not among it.
+/// Reads links, routes and policy rules of a network namespace; ipsets are not among it, and the version is the caller's to set.
 ///
 /// A message that is malformed makes that part unknown. A dump that a change spoilt is an error, [`SocketError::Interrupted`]: read it again.
 pub fn read_world(netns: BorrowedFd<'_>) -> Result<World, WorldError> {
@@ -90,7 +90,7 @@ pub fn read_world_on(socket: &mut Socket) -> Result<World, WorldError> {
         links: whole.then_some(links),
         ipv4: read_fib(socket, AF_INET)?,
         ipv6: read_fib(socket, AF_INET6)?,
-        sets: None,
+        ..World::default()
     })
 }
 

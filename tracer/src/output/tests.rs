@@ -419,7 +419,7 @@ fn the_walk_is_shown_phase_by_phase() {
         Arc::new(rule)
     };
     let accepting = rule("in", 1, 4, "iif \"eth0\" accept");
-    drop.walk = Some(Arc::new(vec![Phase {
+    drop.walk = Some(Arc::new([Phase {
         engine: Engine::Nftables,
         family: Family::Inet,
         table: "t".into(),
@@ -442,10 +442,10 @@ fn the_walk_is_shown_phase_by_phase() {
         tried: 3,
         verdict: "drop".into(),
     }]));
-    drop.nearest_miss = Some(NearestMiss {
+    drop.nearest_miss = Some(Arc::new(NearestMiss {
         rule: accepting,
         misses: vec!["wanted iif eth0, packet came in on eth1".into()],
-    });
+    }));
     let plain = lines(&options(), drop.clone());
     assert!(!plain.contains("phase"), "{plain}");
     let verbose = Options {

@@ -14,7 +14,7 @@ pub(super) fn write(line: &mut String, drop: &DropEvent) -> fmt::Result {
             }
         }
         None => {
-            for step in drop.path.iter().flatten() {
+            for step in drop.path.iter().flat_map(|path| path.iter()) {
                 write_path(line, step)?;
             }
         }

@@ -1,6 +1,27 @@
 //! Tables of ip_tables and ip6_tables.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `mod` | the model: [`Table`], [`Chain`], [`Rule`] |
+//! | [`blob`] | what the kernel gives -> [`Table`]; `entry` decodes one entry of it |
+//! | [`read`] | all tables of a network namespace, by getsockopt |
+//! | [`follow`] | the tables of a namespace while they are replaced |
+//! | [`terminals`] | the entries that can drop a packet, by hook |
+
+pub mod blob;
+mod entry;
+pub mod follow;
+pub mod read;
+pub mod terminals;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
+
+pub use self::{
+    blob::{HOOKS, Info},
+    terminals::{Drops, Terminal},
+};
 
 use super::{Family, matches::Match, targets::Target};
 use crate::ruleset::model::Counters;
@@ -12,7 +33,7 @@ pub struct Table {
     pub family: Family,
     /// `raw`, `mangle`, `nat`, `filter`, `security`.
     pub name: String,
-    /// In the order of the blob: the built-in chains first come in the order of their hooks.
+    /// In the order of the blob: the built-in chains come first, in the order of their hooks.
     pub chains: Vec<Chain>,
     /// Index into `chains` of the chain on each hook (`NF_INET_*`: 0 prerouting .. 4 postrouting).
     pub hooks: [Option<usize>; 5],
@@ -40,7 +61,7 @@ pub struct Chain {
 pub struct Base {
     /// `NF_INET_*`.
     pub hook: u8,
-    /// At the end of the chain.
+    /// At the end of the chain: [`Jump::Accept`] or [`Jump::Drop`]; anything else is broken and stands in [`Table::problems`].
     pub policy: Jump,
     /// The policy entry's offset in the blob.
     pub offset: u32,
@@ -107,6 +128,58 @@ pub enum Jump {
     Chain(usize),
     /// Go to this chain.
     Goto(usize),
-    /// An extension.
+    /// An extension. A verdict that the kernel does not know, or a jump to where no chain begins, is here too, as a
+    /// [`Target::Unknown`] without a name, and stands in [`Table::problems`].
     Target(Target),
+}
+
+impl Table {
+    /// The chain on hook `hook` (`NF_INET_*`).
+    pub fn on_hook(&self, hook: u8) -> Option<&Chain> {
+        let index = (*self.hooks.get(usize::from(hook))?)?;
+        self.chains.get(index)
+    }
+
+    /// The chain of this name, and its index.
+    pub fn chain(&self, name: &str) -> Option<(usize, &Chain)> {
+        let mut chains = self.chains.iter().enumerate();
+        chains.find(|(_, chain)| chain.name == name)
+    }
+
+    /// What the entry at this offset is: index of its chain, and of its rule; `None` for a policy. Nothing for heads and tails of chains.
+    pub fn at_offset(&self, offset: u32) -> Option<(usize, Option<usize>)> {
+        self.chains.iter().enumerate().find_map(|(index, chain)| {
+            if chain
+                .base
+                .as_ref()
+                .is_some_and(|base| base.offset == offset)
+            {
+                return Some((index, None));
+            }
+            let rule = chain
+                .rules
+                .binary_search_by_key(&offset, |rule| rule.offset);
+            Some((index, Some(rule.ok()?)))
+        })
+    }
+}
+
+impl Rule {
+    /// Whether it is the tail of a user chain: RETURN for every packet.
+    fn is_tail(&self) -> bool {
+        self.jump == Jump::Return && self.matches.is_empty() && self.ip.is_any()
+    }
+}
+
+impl Ip {
+    /// Whether it takes every packet.
+    pub fn is_any(&self) -> bool {
+        let addresses = [self.src, self.src_mask, self.dst, self.dst_mask];
+        addresses.iter().all(IpAddr::is_unspecified)
+            && self.iface_in.is_empty()
+            && self.iface_out.is_empty()
+            && self.proto == 0
+            && self.flags == 0
+            && self.inverted == 0
+    }
 }
