@@ -559,11 +559,7 @@ fn verdicts_lead_where_the_kernel_says() {
     let mut sport = 3000;
     let ip4 = Ip4::default();
     let pseudo = |len| Ip4::default().pseudo(17, len);
-    for dport in (1..=9)
-        .chain(19..=41)
-        .chain(50..=61)
-        .chain([70, 80, 81])
-    {
+    for dport in (1..=9).chain(19..=41).chain(50..=61).chain([70, 80, 81]) {
         for fixed in [true, false] {
             sport += 1;
             // Some rules ask for this one.

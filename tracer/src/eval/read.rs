@@ -181,9 +181,16 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// The fields that were read, in order.
-    pub fn log(&self) -> &[Field] {
-        &self.log
+    /// The fields that were read, in order, and what the packet shows for them.
+    pub fn read_so_far(&self) -> Vec<(Field, Value)> {
+        let value = |field: &Field| {
+            let slot = self.fields.slots.get(field);
+            let by_slot = slot.and_then(|slot| self.loaded.get(slot.index())?.as_ref());
+            let extra = || self.extra.iter().find(|(known, _)| known == field);
+            let loaded = by_slot.or_else(|| extra().map(|(_, loaded)| loaded))?;
+            Some((*field, loaded.value.clone()))
+        };
+        self.log.iter().filter_map(value).collect()
     }
 
     /// Enters a base chain.
