@@ -707,16 +707,21 @@ mod tests {
     #[test]
     fn rules_of_a_table_made_anew_replace_nothing() {
         let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &REPLACE, 8);
+        assert_eq!(history.replaced.len(), 1);
+        let rule = Writer::new()
+            .raw(&[1, 0, 0, 0])
+            .str(1, "t")
+            .be64(3, 2)
+            .finish();
         let table = Writer::new()
             .raw(&[1, 0, 0, 0])
             .str(1, "t")
             .be32(3, 1)
-            .be64(4, 6);
-        commit(&mut history, &REPLACE, 8);
-        assert_eq!(history.replaced.len(), 1);
-        let rule = Writer::new().raw(&[1, 0, 0, 0]).str(1, "t").be64(3, 2);
-        history.notify(kind::DELRULE, &rule.finish().unwrap());
-        history.notify(kind::NEWTABLE, &table.finish().unwrap());
+            .be64(4, 6)
+            .finish();
+        history.notify(kind::DELRULE, &rule.unwrap());
+        history.notify(kind::NEWTABLE, &table.unwrap());
         commit(&mut history, &[kind::NEWRULE], 9);
         assert_eq!(history.replaced.len(), 1);
         assert!(!history.lossy);
