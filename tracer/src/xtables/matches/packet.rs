@@ -1,12 +1,46 @@
-//! Matches on fields and bytes of the packet.
+//! Matches on fields of the packet.
 
-use super::super::info::{Cond, Masked, Span};
+use std::fmt::{self, Write as _};
+
+use zerocopy::FromBytes;
+
+use super::super::info::{Cond, Masked, Not, Span, read};
 
 /// `length`: `struct xt_length_info`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Length {
     /// IPv4: the total length; IPv6: the payload length and the header's 40.
     pub bytes: Cond<Span<u16>>,
+}
+
+/// What `length` and `tcpmss` have: a range and its inversion.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawRange {
+    range: [u16; 2],
+    inverted: u8,
+}
+
+impl RawRange {
+    fn get(&self) -> Cond<Span<u16>> {
+        Cond::new(self.range.into(), self.inverted != 0)
+    }
+}
+
+impl Length {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let raw: RawRange = read(info)?;
+        Some(Self { bytes: raw.get() })
+    }
+
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        write!(
+            out,
+            "{} --length {}",
+            Not(self.bytes.inverted),
+            self.bytes.want
+        )
+    }
 }
 
 /// `ttl` (`struct ipt_ttl_info`) and `hl` (`struct ip6t_hl_info`).
@@ -33,11 +67,55 @@ pub enum HopsOp {
     Other(u8),
 }
 
+impl Hops {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let [mode, value]: [u8; 2] = read(info)?;
+        let op = match mode {
+            0 => HopsOp::Eq,
+            1 => HopsOp::Ne,
+            2 => HopsOp::Lt,
+            3 => HopsOp::Gt,
+            other => HopsOp::Other(other),
+        };
+        Some(Self { op, value })
+    }
+
+    /// Options of `ttl` or `hl`, which is their name too.
+    pub(super) fn options(&self, out: &mut String, name: &str) -> fmt::Result {
+        match self.op {
+            HopsOp::Eq => write!(out, " --{name}-eq")?,
+            HopsOp::Ne => write!(out, " ! --{name}-eq")?,
+            HopsOp::Lt => write!(out, " --{name}-lt")?,
+            HopsOp::Gt => write!(out, " --{name}-gt")?,
+            HopsOp::Other(mode) => write!(out, " [mode {mode}]")?,
+        }
+        write!(out, " {}", self.value)
+    }
+}
+
 /// `dscp`: `struct xt_dscp_info`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dscp {
     /// The six high bits of the TOS or traffic class.
     pub dscp: Cond<u8>,
+}
+
+impl Dscp {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let [dscp, inverted]: [u8; 2] = read(info)?;
+        Some(Self {
+            dscp: Cond::new(dscp, inverted != 0),
+        })
+    }
+
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        write!(
+            out,
+            "{} --dscp {:#04x}",
+            Not(self.dscp.inverted),
+            self.dscp.want
+        )
+    }
 }
 
 /// `tos`, revisions 0 (`struct ipt_tos_info`) and 1 (`struct xt_tos_match_info`).
@@ -47,6 +125,35 @@ pub struct Tos {
     pub tos: Cond<Masked<u8>>,
     /// Its revision: 0 has no mask.
     pub rev: u8,
+}
+
+impl Tos {
+    pub(super) fn decode(rev: u8, info: &[u8]) -> Option<Self> {
+        let (value, mask, inverted) = match rev {
+            0 => {
+                let [value, inverted]: [u8; 2] = read(info)?;
+                (value, 0xff, inverted)
+            }
+            1 => {
+                let [mask, value, inverted]: [u8; 3] = read(info)?;
+                (value, mask, inverted)
+            }
+            _ => return None,
+        };
+        Some(Self {
+            tos: Cond::new(Masked { value, mask }, inverted != 0),
+            rev,
+        })
+    }
+
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        let Masked { value, mask } = self.tos.want;
+        write!(out, "{} --tos {value:#04x}", Not(self.tos.inverted))?;
+        if self.rev > 0 {
+            write!(out, "/{mask:#04x}")?;
+        }
+        Ok(())
+    }
 }
 
 /// `ecn`: `struct xt_ecn_info`.
@@ -60,11 +167,54 @@ pub struct Ecn {
     pub tcp_ece: Option<Cond<()>>,
 }
 
+impl Ecn {
+    /// `XT_ECN_OP_MATCH_IP`.
+    const IP: u8 = 0x01;
+    /// `XT_ECN_OP_MATCH_ECE`.
+    const ECE: u8 = 0x10;
+    /// `XT_ECN_OP_MATCH_CWR`.
+    const CWR: u8 = 0x20;
+
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let [asked, inverted, ip_ect, _]: [u8; 4] = read(info)?;
+        let flag = |bit: u8| (asked & bit != 0).then_some(Cond::new((), inverted & bit != 0));
+        Some(Self {
+            ip_ect: (asked & Self::IP != 0).then_some(Cond::new(ip_ect, inverted & Self::IP != 0)),
+            tcp_cwr: flag(Self::CWR),
+            tcp_ece: flag(Self::ECE),
+        })
+    }
+
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        if let Some(ece) = &self.tcp_ece {
+            write!(out, "{} --ecn-tcp-ece", Not(ece.inverted))?;
+        }
+        if let Some(cwr) = &self.tcp_cwr {
+            write!(out, "{} --ecn-tcp-cwr", Not(cwr.inverted))?;
+        }
+        if let Some(ect) = &self.ip_ect {
+            write!(out, "{} --ecn-ip-ect {}", Not(ect.inverted), ect.want)?;
+        }
+        Ok(())
+    }
+}
+
 /// `tcpmss`: `struct xt_tcpmss_match_info`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tcpmss {
     /// The option's value. A packet without the option matches only if inverted.
     pub mss: Cond<Span<u16>>,
+}
+
+impl Tcpmss {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let raw: RawRange = read(info)?;
+        Some(Self { mss: raw.get() })
+    }
+
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        write!(out, "{} --mss {}", Not(self.mss.inverted), self.mss.want)
+    }
 }
 
 /// `pkttype`: `struct xt_pkttype_info`.
@@ -74,97 +224,23 @@ pub struct Pkttype {
     pub kind: Cond<i32>,
 }
 
-/// `string`: `struct xt_string_info`, revisions 0 and 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StringMatch {
-    /// First byte of the packet (from the IP header) where it may begin.
-    pub from: u16,
-    /// Last byte.
-    pub to: u16,
-    /// `bm`, `kmp`, `fsm`.
-    pub algo: String,
-    /// What is looked for.
-    pub pattern: Cond<Vec<u8>>,
-    /// Letters of either case are the same.
-    pub ignore_case: bool,
-    /// Its revision.
-    pub rev: u8,
-}
+impl Pkttype {
+    pub(super) fn decode(info: &[u8]) -> Option<Self> {
+        let [kind, inverted]: [i32; 2] = read(info)?;
+        Some(Self {
+            kind: Cond::new(kind, inverted != 0),
+        })
+    }
 
-/// `u32`: `struct xt_u32`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct U32 {
-    /// All must hold.
-    pub tests: Vec<U32Test>,
-    /// Turned round, as a whole.
-    pub inverted: bool,
-}
-
-/// `struct xt_u32_test`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct U32Test {
-    /// The first offset.
-    pub start: u32,
-    /// What is done with the word, in order.
-    pub steps: Vec<(U32Op, u32)>,
-    /// One of these must contain the result.
-    pub values: Vec<Span<u32>>,
-}
-
-/// `XT_U32_*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum U32Op {
-    /// `&`.
-    And,
-    /// `<<`.
-    ShiftLeft,
-    /// `>>`.
-    ShiftRight,
-    /// `@`: the word is an offset that is added to the position; read there.
-    At,
-    /// Not known.
-    Other(u8),
-}
-
-/// `bpf`: `struct xt_bpf_info` (revision 0), `xt_bpf_info_v1` (revision 1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bpf {
-    /// Classic BPF on the packet from its IP header.
-    Bytecode(Vec<BpfInsn>),
-    /// A pinned object, by its path.
-    Pinned(String),
-}
-
-/// `struct sock_filter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BpfInsn {
-    /// Code.
-    pub code: u16,
-    /// Jump if true.
-    pub jt: u8,
-    /// Jump if false.
-    pub jf: u8,
-    /// Operand.
-    pub k: u32,
-}
-
-/// `time`: `struct xt_time_info`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Time {
-    /// First second since 1970.
-    pub date_start: u32,
-    /// Last second; 0x7fffffff... for none.
-    pub date_stop: u32,
-    /// First second of the day.
-    pub day_start: u32,
-    /// Last second of the day; smaller than the first where the range goes over midnight.
-    pub day_stop: u32,
-    /// Bits 1 to 31; all set for none.
-    pub monthdays: u32,
-    /// Bits 1 (Monday) to 7; all set for none.
-    pub weekdays: u8,
-    /// In the kernel's local time rather than UTC.
-    pub local: bool,
-    /// A range over midnight belongs to the day it begins on.
-    pub contiguous: bool,
+    pub(super) fn options(&self, out: &mut String) -> fmt::Result {
+        write!(out, "{} --pkt-type ", Not(self.kind.inverted))?;
+        match self.kind.want {
+            0 => out.push_str("unicast"),
+            1 => out.push_str("broadcast"),
+            2 => out.push_str("multicast"),
+            3 => out.push_str("otherhost"),
+            other => write!(out, "{other}")?,
+        }
+        Ok(())
+    }
 }
