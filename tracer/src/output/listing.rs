@@ -11,6 +11,7 @@ use crate::netlink::socket::{Protocol, Socket};
 use crate::netns::{self, NetNs};
 use crate::ruleset::model::{Chain, Counters, Expr, Rule, Ruleset, Table};
 use crate::ruleset::render::{self, Names};
+use crate::xtables::save;
 
 /// NF_DROP (include/uapi/linux/netfilter.h, v6.18).
 const NF_DROP: u32 = 0;
@@ -103,7 +104,7 @@ impl Listing<'_> {
         self.plan.chains.is_empty() || self.plan.chains.contains(&chain.name)
     }
 
-    /// As `nft -a list ruleset` has it, each rule with its number.
+    /// As `nft -a list ruleset` has it, or for tables of iptables as iptables-save has it; each rule with its number.
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some(netns) = self.netns {
             writeln!(out, "# network namespace {netns}")?;
@@ -114,8 +115,12 @@ impl Listing<'_> {
             table
                 .chains
                 .retain(|chain| self.wants(chain) || chain.flags & Chain::BINDING != 0);
-            let mut text = render::numbered_table(&table, &self.options);
-            text = text.replace(
+            let iptables = table.is_iptables();
+            let text = iptables.then(|| save::table(&table, &self.options));
+            let text = text
+                .flatten()
+                .unwrap_or_else(|| render::numbered_table(&table, &self.options));
+            let text = text.replace(
                 |c: char| c.is_control() && c != '\n' && c != '\t',
                 "\u{fffd}",
             );
@@ -157,8 +162,8 @@ impl Listing<'_> {
                         chain: &chain.name,
                         number: rule.number,
                         handle: rule.handle,
-                        text: &self.rule_text(table, rule),
-                        comment: rule.comment.as_deref(),
+                        text: &self.rule_text(engine, table, chain, rule),
+                        comment: save::comment(rule),
                         counters: self.kept(counters(rule)),
                     });
                     write_line(&object, out)?;
@@ -177,8 +182,12 @@ impl Listing<'_> {
         }
     }
 
-    fn rule_text(&self, table: &Table, rule: &Rule) -> String {
-        render::rule(table, rule, &self.options)
+    fn rule_text(&self, engine: Engine, table: &Table, chain: &Chain, rule: &Rule) -> String {
+        let line = match engine {
+            Engine::IptablesNft => save::rule(table, chain, rule, self.options.names),
+            _ => None,
+        };
+        line.unwrap_or_else(|| render::rule(table, rule, &self.options))
     }
 }
 
@@ -229,7 +238,7 @@ struct RuleObject<'a> {
     handle: u64,
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comment: Option<&'a str>,
+    comment: Option<String>,
     #[serde(flatten)]
     counters: CountersObject,
 }
