@@ -9,6 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use caps::{CapSet, Capability};
 use e2e::netns::Netns;
 use fwtrace::{
     netns::NetNs,
@@ -339,6 +340,25 @@ fn reading_makes_no_table() {
     assert_eq!(tables.len(), 1);
     assert_eq!(tables[0].name, "mangle");
     assert_eq!(names(), ["mangle\n", ""]);
+}
+
+#[test]
+fn without_cap_net_admin_the_refusal_says_so() {
+    let netns = netns();
+    run(&netns, "ip6tables-legacy -w -t raw -P OUTPUT DROP");
+    let mut reader = reader(&netns);
+    assert_eq!(reader.read().unwrap().len(), 1);
+    let refused = std::thread::scope(|scope| {
+        let without = scope.spawn(|| {
+            // Of this thread only.
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+            reader.read().unwrap_err().to_string()
+        });
+        without.join().unwrap()
+    });
+    for part in ["table raw", "ip6tables-legacy", "CAP_NET_ADMIN"] {
+        assert!(refused.contains(part), "{refused}");
+    }
 }
 
 #[test]
