@@ -331,6 +331,13 @@ fn reading_makes_no_table() {
     assert_eq!(reader.read().unwrap(), []);
     assert_eq!(names(), ["", ""]);
 
+    // Nor does asking for one.
+    for name in ["filter", "mangle"] {
+        reader.info(Family::V4, name).unwrap_err();
+        reader.raw(Family::V6, name).unwrap_err();
+    }
+    assert_eq!(names(), ["", ""]);
+
     // One that appears later is read, and no other.
     run(
         &netns,
@@ -339,6 +346,7 @@ fn reading_makes_no_table() {
     let tables = reader.read().unwrap();
     assert_eq!(tables.len(), 1);
     assert_eq!(tables[0].name, "mangle");
+    reader.raw(Family::V4, "filter").unwrap_err();
     assert_eq!(names(), ["mangle\n", ""]);
 }
 
