@@ -8,6 +8,7 @@ mod conntrack;
 mod engines;
 mod filters;
 mod legacy;
+mod legacy_rules;
 mod lifecycle;
 mod matrix;
 mod mixed;
