@@ -46,7 +46,6 @@ fn restore(netns: &Netns, tool: &str, rules: &str) {
     netns.command(&[&tool, "-w", "-c"], rules).unwrap();
 }
 
-#[allow(unreachable_patterns, reason = "all targets are unknown ones yet")]
 fn jump_name(table: &Table, jump: &Jump) -> String {
     match jump {
         Jump::Next => "",
@@ -55,8 +54,7 @@ fn jump_name(table: &Table, jump: &Jump) -> String {
         Jump::Queue => "QUEUE",
         Jump::Return => "RETURN",
         Jump::Chain(chain) | Jump::Goto(chain) => &table.chains[*chain].name,
-        Jump::Target(fwtrace::xtables::targets::Target::Unknown { name, .. }) => name,
-        Jump::Target(_) => "?",
+        Jump::Target(target) => target.name(),
     }
     .to_owned()
 }
