@@ -58,12 +58,7 @@ fn jump_name(table: &Table, jump: &Jump) -> String {
         Jump::Queue => "QUEUE",
         Jump::Return => "RETURN",
         Jump::Chain(chain) | Jump::Goto(chain) => &table.chains[*chain].name,
-        Jump::Target(Target::Unknown { name, .. }) => name,
-        Jump::Target(target) => {
-            let variant = format!("{target:?}");
-            let name = variant.split(|c: char| !c.is_alphanumeric()).next();
-            return name.unwrap().to_uppercase();
-        }
+        Jump::Target(target) => target.name(),
     }
     .to_owned()
 }

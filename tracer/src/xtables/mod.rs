@@ -14,6 +14,9 @@ pub mod matches;
 pub mod save;
 pub mod targets;
 
+#[cfg(test)]
+mod tests;
+
 /// What a table of xtables filters; matches and targets of one name differ between the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
