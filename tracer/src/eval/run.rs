@@ -883,6 +883,7 @@ impl Walker<'_> {
             Op::Action(action) => {
                 let before = reader.writes().len();
                 let effect = action.run(reader);
+                state.bound |= action.binds();
                 if !Self::allows(state, reader, before) {
                     return Did::Impossible;
                 }

@@ -3,6 +3,7 @@
 use super::{
     field::{Field, Reason, Value},
     load::{ct_key, meta_key},
+    xt::XtField,
 };
 use crate::ruleset::expr::PayloadBase;
 
@@ -47,6 +48,12 @@ pub(super) fn kind(field: &Field) -> Kinds {
         } => CT_MARK,
         Field::Ct { .. } => CT_STATE,
         Field::Payload { .. } | Field::Exthdr { .. } => BYTES,
+        Field::Xt(
+            XtField::Chunk(_)
+            | XtField::TcpOptions
+            | XtField::Transport { .. }
+            | XtField::SetPort { .. },
+        ) => BYTES,
         // Routing by mark and by address.
         Field::Fib { .. } => MARK | BYTES,
         _ => 0,
@@ -105,6 +112,20 @@ pub(super) fn effect(written: &Field, value: &Value, read: &Field) -> Option<Val
         | (Field::Meta(meta_key::MARK), Field::Fib { .. })
         // A packet that is not tracked any more has no connection.
         | (Field::Ct { key: ct_key::STATE, .. }, Field::Ct { .. }) => changed(),
+        (Field::Payload { base, offset, len }, Field::Xt(field)) => {
+            let (offset, end) = (*offset, offset + len);
+            let apart = match (base, field) {
+                (PayloadBase::Link, _) => true,
+                (_, XtField::Chunk(_)) => false,
+                // What of IP's header tells where the transport header is.
+                (PayloadBase::Network, _) => end <= 20 && !(end > 6 && offset < 8),
+                // The ports are read as a field of their own.
+                (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
+                (_, XtField::TcpOptions) => end <= 12,
+                _ => true,
+            };
+            if apart { None } else { changed() }
+        }
         _ => None,
     }
 }

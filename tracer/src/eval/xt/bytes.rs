@@ -10,7 +10,10 @@ use super::{
     answer::{self, Test, missing, not, words},
     transport::packet_length,
 };
-use crate::xtables::matches::packet::{StringMatch, Time, U32, U32Op};
+use crate::xtables::matches::{
+    payload::{StringMatch, U32, U32Op},
+    time::Time,
+};
 
 /// `NFT_META_TIME_NS`.
 const TIME_NS: u32 = 30;

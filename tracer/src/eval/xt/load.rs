@@ -8,11 +8,11 @@ use super::super::{
 
 const NOT_CAPTURED: Reason = Reason::missing("the bytes were not captured");
 const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
-const UDPLITE: u8 = 136;
+pub(super) const SCTP: u8 = 132;
+pub(super) const UDPLITE: u8 = 136;
 
 /// Fields that only xtables' matches ask for, beside those of [`super::super::field::Field`].
 ///
@@ -83,6 +83,8 @@ struct Net<'p> {
 /// Where the transport header is.
 struct Place {
     offset: usize,
+    /// It is behind an authentication header, where nf_tables does not look for it.
+    hidden: bool,
     /// Fragment offset: in units of 8 bytes (IPv4), in bytes (IPv6).
     fragment: u16,
     protocol: u8,
@@ -128,6 +130,7 @@ impl<'p> Net<'p> {
         let place = || -> Result<Place, Lack> {
             Ok(Place {
                 offset: usize::from(self.byte(0)? & 0xf) * 4,
+                hidden: false,
                 fragment: self.be16(6)? & 0x1fff,
                 protocol: self.byte(9)?,
             })
@@ -142,11 +145,13 @@ impl<'p> Net<'p> {
             Lack::Missing => Some(Lack::Missing),
         };
         let mut offset = 40;
+        let mut hidden = false;
         let mut protocol = self.byte(6).map_err(Some)?;
         loop {
             if !is_extension(protocol) || protocol == NONE {
                 return Ok(Place {
                     offset,
+                    hidden,
                     fragment: 0,
                     protocol,
                 });
@@ -163,13 +168,17 @@ impl<'p> Net<'p> {
                         // The offset is left as it was: nobody reads a header of such a packet.
                         return Ok(Place {
                             offset: 0,
+                            hidden,
                             fragment,
                             protocol: next,
                         });
                     }
                     offset += 8;
                 }
-                AUTHENTICATION => offset += (length + 2) * 4,
+                AUTHENTICATION => {
+                    hidden = true;
+                    offset += (length + 2) * 4;
+                }
                 ROUTING => {
                     self.get(offset, 4).map_err(broken)?;
                     offset += (length + 1) * 8;
@@ -187,6 +196,7 @@ impl<'p> Net<'p> {
             Lack::Missing => Err(Lack::Missing),
         };
         let mut offset = 40;
+        let mut hidden = false;
         let mut protocol = self.byte(6)?;
         while is_extension(protocol) {
             if protocol == NONE {
@@ -209,13 +219,17 @@ impl<'p> Net<'p> {
                     }
                     offset += 8;
                 }
-                AUTHENTICATION => offset += (length + 2) * 4,
+                AUTHENTICATION => {
+                    hidden = true;
+                    offset += (length + 2) * 4;
+                }
                 _ => offset += (length + 1) * 8,
             }
             protocol = next;
         }
         Ok(Some(Place {
             offset,
+            hidden,
             fragment: 0,
             protocol,
         }))
@@ -236,6 +250,9 @@ impl<'p> Net<'p> {
             return Ok(None);
         };
         let protocol = place.protocol;
+        if place.hidden {
+            return Err(Lack::Missing);
+        }
         if place.fragment != 0 {
             let ported = matches!(protocol, TCP | SCTP | UDP | UDPLITE | ICMP);
             return Ok((!ported).then_some((protocol, 0)));
@@ -369,6 +386,9 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
         Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
     };
     match place.fragment {
+        0 if place.hidden => {
+            return Value::Unknown(Reason::missing("it is behind an authentication header"));
+        }
         0 => {}
         1 => return status(FRAGMENT_ONE),
         _ => return status(FRAGMENT),
