@@ -186,3 +186,17 @@ pub(super) struct Code {
     /// What it reads of what rules may have written before the packet was taken ([`super::write::Kind`]s).
     pub(super) reads: u8,
 }
+
+impl Op {
+    /// The registers that the step judges.
+    pub(super) fn input(&self) -> Option<Span> {
+        match self {
+            Self::Cmp { from, .. }
+            | Self::Range { from, .. }
+            | Self::Lookup { from, .. }
+            | Self::ObjectMap { from, .. }
+            | Self::Dynset { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
+}

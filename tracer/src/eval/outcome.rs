@@ -179,9 +179,17 @@ impl std::fmt::Display for Words {
         if !wanted.is_empty() {
             write!(f, " {wanted}")?;
         }
-        match found.as_str() {
-            "" => write!(f, ", packet has none"),
-            found => write!(f, ", packet has {found}"),
+        match (subject.as_str(), found.as_str()) {
+            (_, "") => write!(f, ", packet has none"),
+            ("iif" | "iifname", name) => write!(f, ", packet came in on {name}"),
+            ("oif" | "oifname", name) => write!(f, ", packet goes out on {name}"),
+            (
+                "ct state" | "meta l4proto" | "meta nfproto" | "ip protocol" | "ip6 nexthdr",
+                found,
+            ) => {
+                write!(f, ", packet is {found}")
+            }
+            (_, found) => write!(f, ", packet has {found}"),
         }
     }
 }

@@ -163,10 +163,7 @@ pub struct Program {
     pub(super) exprs: Vec<u16>,
     pub(super) chains: Vec<Chain>,
     pub(super) sets: Vec<Lookup>,
-    /// What each object map's objects do, by name: the kind of object.
     pub(super) hooks: HashMap<HookKey, Hook>,
-    /// Chains of each table, in the table's order: the first one's number.
-    first_chains: HashMap<TableId, u32>,
 }
 
 impl Program {
@@ -203,11 +200,10 @@ impl Program {
         run::evaluate(self, packet, &mut reader)
     }
 
-    /// The number of a chain.
-    pub(super) fn chain_number(&self, id: ChainId) -> Option<u32> {
-        let number = self.first_chains.get(&id.table)? + id.chain;
-        let chain = self.chains.get(number as usize)?;
-        (chain.id == id).then_some(number)
+    /// The base chain with this number on the packet's hook.
+    pub(super) fn base(&self, packet: &Packet<'_>, chain: u32) -> Option<&Base> {
+        let hook = self.hooks.get(&HookKey::of(packet))?;
+        hook.bases.iter().find(|base| base.chain == chain)
     }
 
     /// Steps of a rule.
@@ -223,7 +219,6 @@ impl Program {
     fn table(&mut self, index: usize, table: &Table, bases: &mut Vec<(HookKey, Base)>) {
         let table_id = TableId::Nft(index as u32);
         let first = self.chains.len() as u32;
-        self.first_chains.insert(table_id, first);
         let chain_names = table.chains.iter().map(|chain| chain.name.as_str());
         let jumps = Jumps(chain_names.zip(first..).collect());
         let names = TableNames {
@@ -312,7 +307,6 @@ impl Program {
     ) {
         let table_id = TableId::Legacy(index as u32);
         let first = self.chains.len() as u32;
-        self.first_chains.insert(table_id, first);
         for (number, chain) in (0..).zip(&table.chains) {
             let mut rules = Vec::with_capacity(chain.rules.len());
             for rule in &chain.rules {

@@ -134,6 +134,11 @@ impl<'r> Reader<'r> {
         &self.load(slot).value
     }
 
+    /// The field that has this number.
+    pub(super) fn field(&self, slot: Slot) -> Option<Field> {
+        self.fields.list.get(slot.index()).copied()
+    }
+
     /// The value and its first 16 bytes as a number, see [`super::field::Bytes::wide`].
     pub fn wide(&mut self, slot: Slot) -> (&Value, u128) {
         let loaded = self.load(slot);

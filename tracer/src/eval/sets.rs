@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{code::Decided, field::Reason, hash::BuildQuick, program::Jumps};
+use super::{
+    code::{Bounds, Decided},
+    field::Reason,
+    hash::BuildQuick,
+    program::Jumps,
+};
 use crate::ruleset::{
     expr::{Data, Expr},
     model::{Element, Set, Table},
@@ -36,7 +41,7 @@ enum Keys {
     /// Ranges of concatenations: field by field, each within its bounds; first and last byte of each field.
     Fields {
         fields: Vec<(usize, usize)>,
-        ranges: Vec<(Box<[u8]>, Box<[u8]>, u32)>,
+        ranges: Vec<(Bounds, u32)>,
     },
 }
 
@@ -115,7 +120,7 @@ impl Lookup {
             let key: Box<[u8]> = key.into();
             if by_field {
                 let last = element.key_end.as_deref().unwrap_or(&key).into();
-                ranges.push((key, last, entry));
+                ranges.push(((key, last), entry));
             } else if interval {
                 points.push((key, (!end).then_some(entry)));
             } else {
@@ -150,7 +155,7 @@ impl Lookup {
             }
             Keys::Fields { fields, ranges } => ranges
                 .iter()
-                .find(|(from, to, _)| {
+                .find(|((from, to), _)| {
                     fields.iter().all(|&(start, end)| {
                         match (
                             key.get(start..end),
@@ -162,7 +167,7 @@ impl Lookup {
                         }
                     })
                 })
-                .map(|(_, _, entry)| *entry),
+                .map(|(_, entry)| *entry),
         };
         let entry = |index: u32| self.entries.get(index as usize);
         match (index.and_then(entry), self.catch_all.and_then(entry)) {

@@ -5,8 +5,8 @@ use super::{code::Decided, field::Reason, outcome::Fate, program::Base};
 /// What was seen of a rule.
 #[derive(Debug, Clone)]
 pub(super) enum Seen {
-    /// This step of the program did not hold.
-    Missed(usize),
+    /// A condition did not hold.
+    Missed,
     /// It matched.
     Matched(Decided),
     /// It cannot be told; the way that is told went on as if it had matched, with this verdict, or had not.
