@@ -115,9 +115,6 @@ impl Action {
             Target::Ct(ct) => {
                 if ct.notrack {
                     reader.write(ct_field(key::STATE), untracked());
-                    for key in [key::DIRECTION, key::STATUS, key::MARK] {
-                        reader.write(ct_field(key), Value::Break);
-                    }
                 }
                 Effect::Continue
             }
@@ -177,9 +174,7 @@ impl Action {
                 _ => vec![ct_field(key::MARK)],
             },
             Target::Classify(_) => vec![PRIORITY],
-            Target::Ct(ct) if ct.notrack => [key::STATE, key::DIRECTION, key::STATUS, key::MARK]
-                .map(ct_field)
-                .to_vec(),
+            Target::Ct(ct) if ct.notrack => vec![ct_field(key::STATE)],
             Target::Set(set) if set.map.is_some() => vec![MARK, PRIORITY],
             Target::Secmark(_) | Target::Connsecmark(_) => vec![SECMARK],
             Target::Dscp(_) | Target::Tos(_) => vec![tos_field(self.family)],
@@ -279,11 +274,11 @@ impl Action {
             Ok(old) => {
                 let new = change(old);
                 match self.family {
-                    Family::V4 => Value::u8(new),
+                    Family::V4 => Value::bytes(&[new]),
                     Family::V6 => {
                         let both = answer::number(reader, self.slot, 2, &Answer::Miss);
                         let both = both.map_or(0, |both| both as u16);
-                        Value::be16(both & 0xf00f | u16::from(new) << 4)
+                        Value::bytes(&(both & 0xf00f | u16::from(new) << 4).to_be_bytes())
                     }
                 }
             }
@@ -298,12 +293,12 @@ impl Action {
         let value = match answer::number(reader, self.slot, 1, &Answer::Miss) {
             Ok(old) => {
                 let old = old as u8;
-                Value::u8(match hops.op {
+                Value::bytes(&[match hops.op {
                     HopsOp::Set => hops.value,
                     HopsOp::Inc => old.saturating_add(hops.value),
                     HopsOp::Dec => old.saturating_sub(hops.value),
                     HopsOp::Other(_) => old,
-                })
+                }])
             }
             Err(_) => Value::Unknown(REWRITTEN),
         };

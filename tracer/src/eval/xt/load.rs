@@ -29,8 +29,10 @@ pub enum XtField {
         /// How many bytes the header must have.
         need: u8,
     },
-    /// The options of the TCP header after a status: [`HERE`], [`SHORT`], [`MALFORMED`], ...
+    /// The options of the TCP header after a status: [`HERE`], [`SHORT`], [`MALFORMED`], ... In a later fragment, what stands there.
     TcpOptions,
+    /// 20 bytes where the TCP header would be, in a later fragment, too, after a status.
+    AnyTransport,
     /// IPv6: the status [`HERE`] and the protocol behind the extension headers (`ipv6_find_hdr()`), or [`BROKEN`].
     Protocol6,
     /// Whether IPv4's fragment offset is not 0: one byte, 1 if so.
@@ -309,6 +311,7 @@ pub(in crate::eval) fn load(field: XtField, packet: &Packet<'_>, world: &World) 
         XtField::PhysoutName => device(packet.physout),
         XtField::Transport { need } => transport(&net, usize::from(need)),
         XtField::TcpOptions => tcp_options(&net),
+        XtField::AnyTransport => any_transport(&net),
         XtField::Protocol6 => match net.find_header() {
             Ok(place) => here(&[place.protocol]),
             Err(None | Some(Lack::Short)) => status(BROKEN),
@@ -402,8 +405,7 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
 
 fn tcp_options(net: &Net<'_>) -> Value {
     let place = match net.transport() {
-        Ok(place) if place.fragment == 0 => place,
-        Ok(_) => return status(FRAGMENT),
+        Ok(place) => place,
         Err(None | Some(Lack::Short)) => return status(BROKEN),
         Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
     };
@@ -419,6 +421,20 @@ fn tcp_options(net: &Net<'_>) -> Value {
     };
     match net.get(place.offset + 20, length) {
         Ok(options) => here(options),
+        Err(Lack::Short) => status(SHORT),
+        Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
+    }
+}
+
+/// What matches read that do not look whether the packet is a fragment: IPv6 leaves the offset at 0 then.
+fn any_transport(net: &Net<'_>) -> Value {
+    let place = match net.transport() {
+        Ok(place) => place,
+        Err(None | Some(Lack::Short)) => return status(BROKEN),
+        Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
+    };
+    match net.get(place.offset, 20) {
+        Ok(bytes) => here(bytes),
         Err(Lack::Short) => status(SHORT),
         Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
     }
