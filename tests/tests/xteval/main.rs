@@ -1,260 +1,37 @@
 //! The evaluation of xtables' matches against the kernel: both kinds of iptables, both families, real packets, and the rules' own
 //! counters as the oracle. Needs root.
 
+mod compare;
+mod corpus;
 mod kernel;
 mod packets;
 mod rules;
+mod states;
 
-use anyhow::{Context, Result, ensure};
-use e2e::net::Net;
-use e2e::{nft, report, traffic, wait_until};
+use anyhow::{Result, ensure};
+use compare::{Case, compare, index, quiet};
+use e2e::traffic;
 use fwtrace::eval::packet::{Device, Fact, Packet, Tracking};
-use kernel::{Said, TOOLS, Tool, evaluate, world};
-use packets::{Ip, R0, icmp, sctp, tcp, udp};
+use kernel::{TOOLS, Tool, world};
+use packets::R0;
 
 /// Bytes of an Ethernet header.
 const L2: usize = 14;
-const MSS_1460: [u8; 4] = [2, 4, 5, 0xb4];
 
-/// Addresses: A, B, R towards A, R towards B, a stranger, a group.
-struct Addresses {
-    a: &'static str,
-    b: &'static str,
-    r0: &'static str,
-    r1: &'static str,
-    stranger: &'static str,
-    group: &'static str,
-}
-
-const V4: Addresses = Addresses {
-    a: "10.1.0.1",
-    b: "10.2.0.1",
-    r0: "10.1.0.2",
-    r1: "10.2.0.2",
-    stranger: "10.77.0.9",
-    group: "224.0.0.9",
-};
-const V6: Addresses = Addresses {
-    a: "fd01::1",
-    b: "fd02::1",
-    r0: "fd01::2",
-    r1: "fd02::2",
-    stranger: "fd77::9",
-    group: "ff02::9",
-};
-
-/// What A sends: a name, the packet, and the frame's destination.
-fn corpus(v6: bool) -> Vec<(&'static str, Ip, [u8; 6])> {
-    let at = if v6 { &V6 } else { &V4 };
-    let ping = if v6 { (58, 128, 1) } else { (1, 8, 3) };
-    let to_b = |proto, body| Ip::new(at.a, at.b, proto, body);
-    let syn = || tcp((1500, 80), 2, &MSS_1460, b"");
-    let mut long = vec![b'.'; 300];
-    long[250..256].copy_from_slice(b"needle");
-    let mut all = vec![
-        ("syn", to_b(6, syn())),
-        ("syn without options", to_b(6, tcp((1500, 80), 2, &[], b""))),
-        (
-            "syn, small mss",
-            to_b(6, tcp((3000, 443), 2, &[1, 1, 1, 1, 2, 4, 2, 0], b"")),
-        ),
-        (
-            "ack with needle",
-            to_b(6, tcp((80, 1500), 0x10, &[], b"a needle in hay")),
-        ),
-        (
-            "ack with NeEdLe",
-            to_b(6, tcp((1999, 22), 0x18, &[], b"a NeEdLe in hay")),
-        ),
-        (
-            "flags none",
-            to_b(6, tcp((2001, 85), 0, &[], &[0, 1, 0xff])),
-        ),
-        ("cwr and ece", to_b(6, tcp((1500, 80), 0xc2, &[], b""))),
-        (
-            "options that end in the middle",
-            to_b(6, tcp((1500, 80), 2, &[1, 1, 8, 90], b"")),
-        ),
-        (
-            "option of length 0",
-            to_b(6, tcp((1500, 80), 2, &[9, 0, 2, 4, 5, 0xb4, 3, 3], b"")),
-        ),
-        ("dns", to_b(17, udp((5000, 53), b"query"))),
-        ("udp high", to_b(17, udp((5001, 9999), &long))),
-        ("udp of 1500 bytes", to_b(17, udp((5000, 60), &[7; 1400]))),
-        ("ping", to_b(ping.0, icmp(ping.1, 0))),
-        (
-            "unreachable",
-            to_b(ping.0, icmp(ping.2, if v6 { 4 } else { 1 })),
-        ),
-        (
-            "sctp init",
-            to_b(132, sctp((9899, 9899), &[(1, 0, &[0; 16])])),
-        ),
-        (
-            "sctp data and sack",
-            to_b(132, sctp((5, 9899), &[(0, 3, &[0; 13]), (3, 0, &[0; 12])])),
-        ),
-        ("sctp data", to_b(132, sctp((5, 6), &[(0, 3, &[0; 13])]))),
-        (
-            "sctp data without flags",
-            to_b(132, sctp((5, 6), &[(0, 0, &[0; 13])])),
-        ),
-        ("esp", to_b(50, vec![0, 0, 1, 1, 0, 0, 0, 1, 9, 9])),
-        (
-            "esp, other spi",
-            to_b(50, vec![0, 0, 9, 1, 0, 0, 0, 1, 9, 9]),
-        ),
-        ("gre", to_b(47, vec![0, 0, 8, 0, 1, 2, 3, 4])),
-        (
-            "expedited",
-            to_b(17, udp((5000, 53), b"")).with(|ip| ip.tos = 0xb8),
-        ),
-        (
-            "low delay, ect 1",
-            to_b(17, udp((5000, 53), b"")).with(|ip| ip.tos = 0x11),
-        ),
-        ("ttl 5", to_b(6, syn()).with(|ip| ip.ttl = 5)),
-        ("ttl 200", to_b(6, syn()).with(|ip| ip.ttl = 200)),
-        ("to r", Ip::new(at.a, at.r0, 17, udp((5000, 53), b""))),
-        ("to r's other side", Ip::new(at.a, at.r1, 6, syn())),
-        (
-            "from nowhere",
-            Ip::new(at.stranger, at.b, 17, udp((5000, 53), b"")),
-        ),
-        (
-            "from b's network",
-            Ip::new(at.b, at.r0, 17, udp((5000, 53), b"")),
-        ),
-        ("from r itself", Ip::new(at.r0, at.b, 6, syn())),
-        (
-            "to a group",
-            Ip::new(at.a, at.group, 17, udp((5000, 53), b"")),
-        ),
-    ];
-    if v6 {
-        all.extend([
-            (
-                "hop-by-hop",
-                to_b(6, syn()).extended(&[(0, &[0, 1, 4, 0, 0, 0, 0])]),
-            ),
-            (
-                "options and routing",
-                to_b(17, udp((5000, 53), b""))
-                    .extended(&[(60, &[0, 1, 4, 0, 0, 0, 0]), (43, &[0, 0, 0, 0, 0, 0, 0])]),
-            ),
-            (
-                "first fragment",
-                to_b(6, syn()).extended(&[(44, &[0, 0, 1, 0, 0, 0, 9])]),
-            ),
-            (
-                "later fragment",
-                to_b(6, tcp((80, 80), 2, &[], b"")).extended(&[(44, &[0, 0, 8, 0, 0, 0, 9])]),
-            ),
-            ("no next header", to_b(59, vec![])),
-            (
-                "later fragment of an extension header",
-                to_b(60, vec![6, 0, 1, 4, 0, 0, 0, 0]).extended(&[(44, &[0, 0, 8, 0, 0, 0, 9])]),
-            ),
-            ("hop-by-hop that is cut", to_b(60, vec![6])),
-        ]);
-    } else {
-        all.extend([
-            (
-                "to a broadcast address",
-                Ip::new(at.a, "10.1.0.255", 17, udp((5000, 53), b"")),
-            ),
-            (
-                "to everybody",
-                Ip::new(at.a, "255.255.255.255", 17, udp((5000, 53), b"")),
-            ),
-            (
-                "options of ip",
-                to_b(6, syn()).with(|ip| ip.options = vec![1, 1, 1, 1, 1, 1, 1, 0]),
-            ),
-            (
-                "first fragment",
-                to_b(6, syn()).with(|ip| ip.fragment = 0x2000),
-            ),
-            (
-                "later fragment",
-                to_b(6, syn()).with(|ip| ip.fragment = 185),
-            ),
-            (
-                "later fragment of udp",
-                to_b(17, udp((5000, 53), b"")).with(|ip| ip.fragment = 0x2000 | 185),
-            ),
-            (
-                "fragment eight bytes in, udp",
-                to_b(17, udp((5000, 53), b"")).with(|ip| ip.fragment = 1),
-            ),
-            (
-                "fragment eight bytes in",
-                to_b(6, syn()).with(|ip| ip.fragment = 1),
-            ),
-            (
-                "later fragment of esp",
-                to_b(50, vec![0; 16]).with(|ip| ip.fragment = 185),
-            ),
-            (
-                "ah",
-                to_b(51, vec![6, 4, 0, 0, 0, 0, 3, 0xe8, 0, 0, 0, 1, 0, 0, 0, 0]),
-            ),
-        ]);
-    }
-    all.extend([
-        ("tcp of 12 bytes", to_b(6, syn()[..12].to_vec())),
-        ("tcp of 4 bytes", to_b(6, syn()[..4].to_vec())),
-        ("tcp of nothing", to_b(6, vec![])),
-        ("tcp with a header too short", {
-            let mut segment = syn();
-            segment[12] = 0x40;
-            to_b(6, segment)
-        }),
-        ("tcp with a header too long", {
-            let mut segment = syn();
-            segment[12] = 0xf0;
-            to_b(6, segment)
-        }),
-        ("udp of 6 bytes", to_b(17, vec![0x13, 0x88, 0, 53, 0, 6])),
-        ("sctp of 8 bytes", to_b(132, vec![0; 8])),
-        ("sctp without chunks", to_b(132, sctp((9899, 9899), &[]))),
-        (
-            "sctp with a chunk of length 0",
-            to_b(132, {
-                let mut packet = sctp((9899, 9899), &[]);
-                packet.extend([9, 0, 0, 0]);
-                packet
-            }),
-        ),
-        ("icmp of 4 bytes", to_b(ping.0, vec![ping.1, 0, 0, 0])),
-        ("esp of 4 bytes", to_b(50, vec![0, 0, 1, 1])),
-    ]);
-    let mut framed: Vec<_> = all.into_iter().map(|(name, ip)| (name, ip, R0)).collect();
-    framed.push((
-        "in a broadcast frame",
-        to_b(17, udp((5000, 53), b"")),
-        [0xff; 6],
-    ));
-    framed
-}
-
-/// The packet as it is at R's PREROUTING.
-fn at_prerouting<'a>(frame: &'a [u8], index: u32, broadcast: bool, v6: bool) -> Packet<'a> {
+/// What is known of a packet that came in by an interface, before routing.
+fn received(name: &'static str, index: u32, v6: bool) -> Packet<'static> {
     Packet {
-        bytes: frame,
         l2_len: L2,
-        len: (frame.len() - L2) as u32,
         pf: if v6 { 10 } else { 2 },
         hook: 0,
         protocol: if v6 { 0x86dd } else { 0x0800 },
-        iif: Fact::Known(Device { index, name: "r0" }),
+        iif: Fact::Known(Device { index, name }),
         oif: Fact::Absent,
         physin: Fact::Absent,
         physout: Fact::Absent,
         mark: Fact::Known(0),
         priority: Fact::Known(0),
-        pkttype: Fact::Known(broadcast.into()),
+        pkttype: Fact::Known(0),
         secmark: Fact::Known(0),
         vlan: Fact::Absent,
         cgroup: Fact::Absent,
@@ -265,140 +42,52 @@ fn at_prerouting<'a>(frame: &'a [u8], index: u32, broadcast: bool, v6: bool) -> 
     }
 }
 
-/// How many answers were of which kind.
-#[derive(Debug, Default)]
-struct Tally {
-    matches: usize,
-    misses: usize,
-    hotdrops: usize,
-    unknown: usize,
-    wrong: Vec<String>,
-}
-
-/// The counters' increments by one packet that the first rule has seen exactly once; others were in between otherwise.
-fn counted(
-    tool: Tool,
-    net: &Net,
-    (table, chain): (&str, &str),
-    send: &dyn Fn() -> Result<()>,
-) -> Result<Vec<u64>> {
-    for _ in 0..5 {
-        let before = tool.counters(&net.r, table, chain)?;
-        let seen = |counters: &[u64]| counters.first() > before.first();
-        send()?;
-        let mut after = Vec::new();
-        let arrived = wait_until(|| {
-            after = tool.counters(&net.r, table, chain).unwrap_or_default();
-            seen(&after)
-        });
-        ensure!(arrived, "the packet did not arrive");
-        after = tool.counters(&net.r, table, chain)?;
-        let more = after.iter().zip(&before).map(|(a, b)| a - b);
-        let more: Vec<u64> = more.collect();
-        if more.first() == Some(&1) {
-            return Ok(more);
-        }
-    }
-    anyhow::bail!("other packets all the time")
-}
-
-fn compare(tool: Tool) -> Result<()> {
-    let net = Net::routed()?;
-    // Nobody answers: R then sees nothing but what the test sends.
-    for ns in [&net.a, &net.b] {
-        nft::load(
-            ns,
-            "table inet t {\nchain c { type filter hook prerouting priority -500; policy drop; }\n}\n",
-        )?;
-    }
+/// Every match on every packet, before routing.
+fn matches(tool: Tool) -> Result<()> {
+    let net = quiet()?;
     net.r.ip("link set r0 group 7\n")?;
     net.r.command(&["ipset", "restore"], rules::SETS)?;
     let own = if tool.v6 { rules::IPV6 } else { rules::IPV4 };
     let all: Vec<&str> = own.iter().chain(rules::COMMON).copied().collect();
-    let plain: Vec<&str> = all
+    let r0 = index(&world(&net.r)?, "r0")?;
+    let packets = corpus::corpus(tool.v6);
+    let cases: Vec<Case<'_>> = packets
         .iter()
-        .map(|rule| rule.trim_start_matches("? "))
+        .map(|(name, ip, to)| {
+            let frame = ip.frame(*to);
+            let sent = frame.clone();
+            Case {
+                name,
+                send: Box::new(move |net| Ok(net.a.run(|| traffic::frame("a0", &sent))?)),
+                bytes: frame,
+                facts: Packet {
+                    pkttype: Fact::Known((*to != R0).into()),
+                    ..received("r0", r0, tool.v6)
+                },
+            }
+        })
         .collect();
-    let place = ("mangle", "PREROUTING");
-    tool.load(&net.r, place.0, place.1, &plain)?;
-    let programs = tool.programs(&net.r, place.0, place.1)?;
-    ensure!(programs.len() == all.len() + 1, "{} rules", programs.len());
-    let world = world(&net.r)?;
-    let links = world.links.as_ref().context("no links")?;
-    let link = links.iter().find(|link| link.name == "r0");
-    let index = link.context("no r0")?.index;
-    let mut tally = Tally::default();
-    for (name, ip, to) in corpus(tool.v6) {
-        let frame = ip.frame(to);
-        let send = || Ok(net.a.run(|| traffic::frame("a0", &frame))?);
-        let counts = counted(tool, &net, place, &send)?;
-        let packet = at_prerouting(&frame, index, to != R0, tool.v6);
-        let mut dropped = false;
-        for ((program, rule), count) in programs
-            .iter()
-            .zip(std::iter::once("").chain(all.iter().copied()))
-            .zip(&counts)
-        {
-            if dropped {
-                if *count > 0 {
-                    tally
-                        .wrong
-                        .push(format!("{name}: {rule}: counted after a drop"));
-                }
-                continue;
-            }
-            let said = evaluate(program, &packet, &world)?;
-            let right = match &said {
-                Said::Match => *count == 1,
-                Said::Miss | Said::Hotdrop => *count == 0,
-                Said::Unknown(..) => rule.starts_with("? "),
-            };
-            if !right {
-                tally
-                    .wrong
-                    .push(format!("{name}: {rule}: {said:?}, counted {count}"));
-            }
-            match said {
-                Said::Match => tally.matches += 1,
-                Said::Miss => tally.misses += 1,
-                Said::Hotdrop => {
-                    tally.hotdrops += 1;
-                    dropped = true;
-                }
-                Said::Unknown(..) => tally.unknown += 1,
-            }
-        }
-    }
-    report(&format!(
-        "{}: {} matches, {} misses, {} drops by matches, {} unknown, {} wrong",
-        tool.name,
-        tally.matches,
-        tally.misses,
-        tally.hotdrops,
-        tally.unknown,
-        tally.wrong.len()
-    ));
-    ensure!(tally.wrong.is_empty(), "{}", tally.wrong.join("\n"));
+    let tally = compare(tool, &net, ("mangle", "PREROUTING"), &all, &cases)?;
     ensure!(tally.matches > 500 && tally.misses > 500 && tally.hotdrops > 3);
     Ok(())
 }
 
 #[test]
 fn matches_of_iptables_legacy() -> Result<()> {
-    compare(TOOLS[0])
+    matches(TOOLS[0])
 }
 
 #[test]
 fn matches_of_ip6tables_legacy() -> Result<()> {
-    compare(TOOLS[1])
+    matches(TOOLS[1])
 }
 
 #[test]
 fn matches_of_iptables_nft() -> Result<()> {
-    compare(TOOLS[2])
+    matches(TOOLS[2])
 }
 
 #[test]
 fn matches_of_ip6tables_nft() -> Result<()> {
-    compare(TOOLS[3])
+    matches(TOOLS[3])
 }
