@@ -206,7 +206,7 @@ fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
     };
     Some(Known {
         what: Candidate::Rule(Arc::new(reference(table, chain, rule, base))),
-        reject: matches!(rule.jump, Jump::Target(Target::Reject(_))),
+        reject: is_reject(&rule.jump),
     })
 }
 
@@ -252,8 +252,17 @@ pub(super) fn family(family: xtables::Family) -> Family {
 fn none_matched(chain: &Chain) -> Option<bool> {
     let decides = |rule: &Rule| match &rule.jump {
         Jump::Accept | Jump::Drop | Jump::Queue => true,
-        Jump::Target(target) => matches!(target, Target::Reject(_)),
+        jump @ Jump::Target(_) => is_reject(jump),
         _ => false,
     };
     chain.rules.iter().all(decides).then_some(true)
+}
+
+/// Whether the sender is told.
+fn is_reject(jump: &Jump) -> bool {
+    match jump {
+        Jump::Target(Target::Reject(_)) => true,
+        Jump::Target(Target::Unknown { name, .. }) => name == "REJECT",
+        _ => false,
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
         model::{self, Chain, Table},
         render::{self, Names},
     },
+    xtables::save,
 };
 
 /// Cached rules; beyond that all are forgotten and rendered again.
@@ -153,6 +154,10 @@ pub(super) fn reference(
         stateless: true,
         handles: false,
     };
+    let iptables = table.is_iptables();
+    let line = iptables.then(|| save::rule(table, chain, rule, names));
+    let text = line.flatten();
+    let text = text.unwrap_or_else(|| render::rule(table, rule, &options));
     RuleRef {
         family: family(table.family),
         table: table.name.as_str().into(),
@@ -160,8 +165,8 @@ pub(super) fn reference(
         base_chain: base.map(|chain| chain.name.as_str().into()),
         number: Some(rule.number),
         handle: Some(rule.handle),
-        text: Some(render::rule(table, rule, &options).into()),
-        comment: rule.comment.as_deref().map(Into::into),
+        text: Some(text.into()),
+        comment: save::comment(rule).map(Into::into),
         gone: false,
     }
 }
