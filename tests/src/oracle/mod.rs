@@ -133,9 +133,11 @@ fn judge(
     match ground.run(case) {
         Ok(outcome) => {
             report.add(case, &outcome);
-            if report::is_bad(case, &outcome) {
+            if report::is_kept(case, &outcome) {
                 let path = report::keep(&options.cases, case, &outcome)?;
-                crate::report(&format!("oracle: wrong: {}", path.display()));
+                if report::is_bad(case, &outcome) {
+                    crate::report(&format!("oracle: wrong: {}", path.display()));
+                }
             }
         }
         Err(error) => {

@@ -128,7 +128,16 @@ fn answers(outcome: &Outcome) -> impl Iterator<Item = &Answer> {
         .chain(outcome.evaluator.iter().flatten())
 }
 
-/// Whether something in it must be looked at.
+/// Whether something in it must be looked at: what is wrong, and what the evaluator cannot tell.
+pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
+    answers(outcome).any(|a| is_kept_answer(case, a))
+}
+
+fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
+    answer.grade == Grade::Unknown || is_bad_answer(case, answer)
+}
+
+/// Whether something in it is wrong.
 pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
     answers(outcome).any(|a| is_bad_answer(case, a))
 }
@@ -152,8 +161,8 @@ fn is_unfounded(case: &Case, answer: &Answer) -> bool {
 /// It cannot be written.
 pub fn keep(dir: &Path, case: &Case, outcome: &Outcome) -> Result<PathBuf> {
     let findings = |answers: &[Answer]| -> Value {
-        let bad = answers.iter().filter(|a| is_bad_answer(case, a));
-        bad.map(|a| {
+        let kept = answers.iter().filter(|a| is_kept_answer(case, a));
+        kept.map(|a| {
             json!({
                 "grade": format!("{:?}", a.grade),
                 "why": a.why,

@@ -366,11 +366,11 @@ fn header(random: &mut Random, flavour: Flavour) -> Option<Match> {
         13 if v6 => random
             .pick(&[0, 1])
             .eq(&0)
-            .then(|| plain("-m ipv6header --header dst --soft", [exts(60)]))?,
+            .then(|| opaque("-m ipv6header --header dst --soft", exts(60)))?,
         13 => plain(format!("{not}-f"), [Wish::Fragment(3, false)]),
-        14 if v6 => plain("-m frag --fragmore", [Wish::Fragment(0, true)]),
+        14 if v6 => opaque("-m frag --fragmore", Wish::Fragment(0, true)),
         14 => plain("-m u32 --u32 \"6&0xFF=0x11\"", [Wish::Proto(proto::UDP)]),
-        15 if v6 => plain("-m hbh", [exts(0)]),
+        15 if v6 => opaque("-m hbh", exts(0)),
         15 => plain(
             format!(
                 "-m u32 {not}--u32 \"0>>22&0x3C@0&0xFFFF={:#x}\"",
@@ -422,6 +422,13 @@ fn state(random: &mut Random) -> Match {
         "-m time --timestart 00:00 --timestop 12:00",
     ]);
     stateful(text)
+}
+
+/// An extension that nobody evaluates: answers may be ambiguous.
+fn opaque(text: &str, wish: Wish) -> Match {
+    let mut found = stateful(text);
+    found.wishes.push(wish);
+    found
 }
 
 fn stateful(text: &str) -> Match {
