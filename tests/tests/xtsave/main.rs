@@ -138,7 +138,7 @@ fn nft_tables(ns: &Netns, family: Family, names: &Names) -> Vec<Ours> {
     };
     tables
         .map(|table| {
-            assert!(table.is_iptables(), "{} is iptables'", table.name);
+            assert!(table.iptables, "{} is iptables'", table.name);
             let chains = table.chains.iter().map(|chain| {
                 let text = |rule| {
                     let line = save::rule(table, chain, rule, names);

@@ -38,7 +38,7 @@ fn tables_of_iptables_are_told() {
             }
             let ruleset = read(&ns);
             let table = ruleset.tables.first().unwrap();
-            assert!(table.is_iptables(), "{commands:?}");
+            assert!(table.iptables, "{commands:?}");
             compare(&ns, engine);
         }
     }
@@ -151,7 +151,7 @@ fn tables_of_nft_are_told() {
         let [ns] = Netns::create().unwrap();
         load(&ns, table);
         let ruleset = read(&ns);
-        assert!(!ruleset.tables[0].is_iptables(), "{what}: {table}");
+        assert!(!ruleset.tables[0].iptables, "{what}: {table}");
     }
 }
 
@@ -178,7 +178,7 @@ fn what_nothing_tells_apart_is_iptables() {
     if counters(&by_iptables).is_none() {
         assert_eq!(by_nft, by_iptables);
     }
-    assert!(by_nft[0].is_iptables());
+    assert!(by_nft[0].iptables);
     assert_eq!(compare(&ns, NFT4), 1);
     // A policy that iptables sets does tell: the chain then counts.
     let (_, by_iptables) = made(&["iptables-nft", "-P", "INPUT", "DROP"], "");

@@ -115,7 +115,7 @@ impl Listing<'_> {
             table
                 .chains
                 .retain(|chain| self.wants(chain) || chain.flags & Chain::BINDING != 0);
-            let iptables = table.is_iptables();
+            let iptables = table.iptables;
             let text = iptables.then(|| save::table(&table, &self.options));
             let text = text
                 .flatten()
@@ -266,7 +266,7 @@ fn write_line(object: &Object<'_>, out: &mut impl Write) -> io::Result<()> {
 
 /// Who manages the table.
 fn engine(table: &Table) -> Engine {
-    if table.is_iptables() {
+    if table.iptables {
         Engine::IptablesNft
     } else {
         Engine::Nftables
