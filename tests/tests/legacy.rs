@@ -13,6 +13,7 @@ use fwtrace::{
     xtables::{
         Family,
         legacy::{Drops, Jump, Table, follow::Tables, read::Reader},
+        targets::Target,
     },
 };
 
@@ -46,7 +47,6 @@ fn restore(netns: &Netns, tool: &str, rules: &str) {
     netns.command(&[&tool, "-w", "-c"], rules).unwrap();
 }
 
-#[allow(unreachable_patterns, reason = "all targets are unknown ones yet")]
 fn jump_name(table: &Table, jump: &Jump) -> String {
     match jump {
         Jump::Next => "",
@@ -55,8 +55,12 @@ fn jump_name(table: &Table, jump: &Jump) -> String {
         Jump::Queue => "QUEUE",
         Jump::Return => "RETURN",
         Jump::Chain(chain) | Jump::Goto(chain) => &table.chains[*chain].name,
-        Jump::Target(fwtrace::xtables::targets::Target::Unknown { name, .. }) => name,
-        Jump::Target(_) => "?",
+        Jump::Target(Target::Unknown { name, .. }) => name,
+        Jump::Target(target) => {
+            let variant = format!("{target:?}");
+            let name = variant.split(|c: char| !c.is_alphanumeric()).next();
+            return name.unwrap().to_uppercase();
+        }
     }
     .to_owned()
 }
