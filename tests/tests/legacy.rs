@@ -13,7 +13,6 @@ use fwtrace::{
     xtables::{
         Family,
         legacy::{Drops, Jump, Table, follow::Tables, read::Reader},
-        targets::Target,
     },
 };
 
@@ -55,12 +54,7 @@ fn jump_name(table: &Table, jump: &Jump) -> String {
         Jump::Queue => "QUEUE",
         Jump::Return => "RETURN",
         Jump::Chain(chain) | Jump::Goto(chain) => &table.chains[*chain].name,
-        Jump::Target(Target::Unknown { name, .. }) => name,
-        Jump::Target(target) => {
-            let variant = format!("{target:?}");
-            let name = variant.split(|c: char| !c.is_alphanumeric()).next();
-            return name.unwrap().to_uppercase();
-        }
+        Jump::Target(target) => target.name(),
     }
     .to_owned()
 }
