@@ -119,6 +119,21 @@ pub fn legacy_rule(
     spec.line(&chain.name, names)
 }
 
+/// Whether a rule of these tables names a set of ipset: xtables keeps the number of the set, and its name must be asked for
+/// ([`Names::with_ip_sets`]).
+pub fn names_ip_sets(ruleset: &model::Ruleset) -> bool {
+    let tables = ruleset.tables.iter().filter(|table| table.iptables);
+    let mut exprs = tables
+        .flat_map(|table| &table.chains)
+        .flat_map(|chain| &chain.rules)
+        .flat_map(|rule| &rule.exprs);
+    exprs.any(|expr| match expr {
+        model::Expr::Match { name, .. } => name == "set",
+        model::Expr::Target { name, .. } => name == "SET",
+        _ => false,
+    })
+}
+
 /// The comment of a rule, as `-m comment` or as nft keeps it.
 pub fn comment(rule: &model::Rule) -> Option<String> {
     if rule.comment.is_some() {
