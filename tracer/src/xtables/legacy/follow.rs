@@ -191,7 +191,10 @@ impl Tables {
             changed |= self.read(family, &name)?;
         }
         self.compared = now();
-        self.cost = self.compared.saturating_sub(start);
+        // What a change takes, it takes once.
+        if !changed {
+            self.cost = self.compared.saturating_sub(start);
+        }
         Ok(changed)
     }
 

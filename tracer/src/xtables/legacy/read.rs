@@ -39,7 +39,11 @@ pub enum ReadError {
     #[error(transparent)]
     Netns(#[from] netns::Error),
     /// The list of tables cannot be read.
-    #[error("cannot list the tables of iptables-legacy: {}: {source}; it takes CAP_NET_ADMIN", path.display())]
+    #[error("cannot list the tables of iptables-legacy: {}: {source}{}", path.display(), match source.kind() {
+        // The file is root's, whatever else one may do.
+        io::ErrorKind::PermissionDenied => "; it takes root, or CAP_DAC_READ_SEARCH: run it with sudo",
+        _ => "",
+    })]
     Names {
         /// The list.
         path: PathBuf,
@@ -139,7 +143,8 @@ impl Reader {
     /// Opens what is needed to read the namespace's tables; nothing where neither ip_tables nor ip6_tables is loaded.
     ///
     /// # Errors
-    /// See [`ReadError`]. Takes CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter a namespace.
+    /// See [`ReadError`]. Takes root (or CAP_DAC_READ_SEARCH) for the list of tables, CAP_NET_ADMIN for the tables, and CAP_SYS_ADMIN to
+    /// enter a namespace.
     pub fn open(netns: &NetNs) -> Result<Self, ReadError> {
         let mut reader = Self {
             netns: netns.clone(),
