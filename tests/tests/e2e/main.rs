@@ -18,4 +18,5 @@ mod refusals;
 mod replace;
 mod support;
 mod text;
+mod thrice;
 mod together;
