@@ -136,7 +136,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
         rule: Some(Arc::new(named)),
         policy: None,
         reject: found.certain && rule.is_reject(),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
 }
@@ -154,7 +154,7 @@ pub(super) fn reference(
         stateless: true,
         handles: false,
     };
-    let iptables = table.is_iptables();
+    let iptables = table.iptables;
     let line = iptables.then(|| save::rule(table, chain, rule, names));
     let text = line.flatten();
     let text = text.unwrap_or_else(|| render::rule(table, rule, &options));
@@ -198,7 +198,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),

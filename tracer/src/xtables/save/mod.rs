@@ -119,6 +119,34 @@ pub fn legacy_rule(
     spec.line(&chain.name, names)
 }
 
+/// Whether a rule of these tables names a set of ipset: the kernel keeps a number, and the name must be asked for
+/// ([`Names::with_ip_sets`]).
+pub fn names_ip_sets<'a>(
+    ruleset: &model::Ruleset,
+    legacy: impl IntoIterator<Item = &'a legacy::Table>,
+) -> bool {
+    let tables = ruleset.tables.iter().filter(|table| table.iptables);
+    let mut exprs = tables
+        .flat_map(|table| &table.chains)
+        .flat_map(|chain| &chain.rules)
+        .flat_map(|rule| &rule.exprs);
+    let mut rules = legacy
+        .into_iter()
+        .flat_map(|table| &table.chains)
+        .flat_map(|chain| &chain.rules);
+    exprs.any(|expr| match expr {
+        model::Expr::Match { name, .. } => name == "set",
+        model::Expr::Target { name, .. } => name == "SET",
+        _ => false,
+    }) || rules.any(|rule| {
+        matches!(rule.jump, legacy::Jump::Target(Target::Set(_)))
+            || rule
+                .matches
+                .iter()
+                .any(|item| matches!(item, Match::Set(_)))
+    })
+}
+
 /// The comment of a rule, as `-m comment` or as nft keeps it.
 pub fn comment(rule: &model::Rule) -> Option<String> {
     if rule.comment.is_some() {
