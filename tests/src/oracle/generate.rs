@@ -48,6 +48,7 @@ impl Kind {
 /// A case with this many packets.
 pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Case {
     let conntrack = random.percent(65);
+    let traced = random.percent(25);
     let scope = Scope {
         conntrack: conntrack || random.percent(30),
         state: random.percent(30),
@@ -108,6 +109,7 @@ pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Ca
         name,
         conntrack,
         stateful,
+        traced,
         opening,
         steps,
         packets,

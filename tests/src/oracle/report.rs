@@ -73,8 +73,8 @@ impl Report {
         self.traced += outcome.traced;
         self.refused += outcome.refused;
         self.falsified += outcome.falsified;
-        self.drops += outcome.passive.iter().filter(|a| a.truth.is_some()).count();
-        for answer in answers(outcome) {
+        self.drops += outcome.drops;
+        for answer in &outcome.answers {
             let source = answer.source.map_or("none", |s| s.as_str());
             let row = self
                 .rows
@@ -121,16 +121,9 @@ impl Report {
     }
 }
 
-fn answers(outcome: &Outcome) -> impl Iterator<Item = &Answer> {
-    outcome
-        .passive
-        .iter()
-        .chain(outcome.evaluator.iter().flatten())
-}
-
 /// Whether something in it must be looked at: what is wrong, and what the evaluator cannot tell.
 pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
-    answers(outcome).any(|a| is_kept_answer(case, a))
+    outcome.answers.iter().any(|a| is_kept_answer(case, a))
 }
 
 fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
@@ -139,7 +132,7 @@ fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
 
 /// Whether something in it is wrong.
 pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
-    answers(outcome).any(|a| is_bad_answer(case, a))
+    outcome.answers.iter().any(|a| is_bad_answer(case, a))
 }
 
 fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
@@ -160,25 +153,17 @@ fn is_unfounded(case: &Case, answer: &Answer) -> bool {
 /// # Errors
 /// It cannot be written.
 pub fn keep(dir: &Path, case: &Case, outcome: &Outcome) -> Result<PathBuf> {
-    let findings = |answers: &[Answer]| -> Value {
-        let kept = answers.iter().filter(|a| is_kept_answer(case, a));
-        kept.map(|a| {
-            json!({
-                "grade": format!("{:?}", a.grade),
-                "why": a.why,
-                "truth": a.truth.as_ref().map(|t| format!("{t:?}")),
-                "event": a.event,
-            })
+    let kept = outcome.answers.iter().filter(|a| is_kept_answer(case, a));
+    let findings = kept.map(|a| {
+        json!({
+            "grade": format!("{:?}", a.grade),
+            "why": a.why,
+            "truth": a.truth.as_ref().map(|t| format!("{t:?}")),
+            "event": a.event,
         })
-        .collect()
-    };
+    });
     let mut json = case.to_json();
-    json["passive"] = findings(&outcome.passive);
-    json["evaluator"] = outcome
-        .evaluator
-        .as_deref()
-        .map(findings)
-        .unwrap_or_default();
+    json["findings"] = findings.collect();
     write(dir, case, &json)
 }
 
