@@ -134,14 +134,9 @@ impl Table {
     /// `NFT_TABLE_F_PERSIST`: it has an owner and outlives it.
     pub const PERSIST: u32 = 4;
 
-    /// Whether iptables-nft made it: nobody else puts xtables' matches and targets into nf_tables.
+    /// Whether iptables-nft made it, as far as its names, chains and rules tell.
     pub fn is_iptables(&self) -> bool {
-        let mut exprs = self
-            .chains
-            .iter()
-            .flat_map(|chain| &chain.rules)
-            .flat_map(|rule| &rule.exprs);
-        exprs.any(|expr| matches!(expr, Expr::Match { .. } | Expr::Target { .. }))
+        crate::xtables::save::is_iptables(self)
     }
 
     /// The chain of this name.
