@@ -389,7 +389,7 @@ impl Compiled {
         match id {
             TableId::Nft(table) => {
                 let table = self.nft.as_ref()?.tables.get(table as usize)?;
-                let engine = match table.is_iptables() {
+                let engine = match table.iptables {
                     true => Engine::IptablesNft,
                     false => Engine::Nftables,
                 };
