@@ -198,8 +198,8 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     let table = found.ruleset.tables.get(found.table)?;
     let last = table.chains.get(found.chain)?;
     let chain = base_chain(evidence, table, last)?;
-    // After a goto it is not the base chain that came to its end.
-    let (rules, none_matched) = if last.base.is_some() {
+    // After a goto it is not the base chain that came to its end; after a return no chain did.
+    let (rules, none_matched) = if last.base.is_some() && evidence.rule_handle == 0 {
         let none = none_matched(evidence, chain).filter(|_| found.certain);
         (Some(evidence.number), none)
     } else {
@@ -244,8 +244,8 @@ fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
                 family,
                 table: name(&evidence.table),
                 chain: name(&evidence.chain),
-                rules: Some(evidence.number),
-                none_matched: None,
+                rules: (evidence.rule_handle == 0).then_some(evidence.number),
+                none_matched: (evidence.rule_handle != 0).then_some(false),
             })),
             ..Resolved::default()
         };

@@ -2,6 +2,9 @@
 //! `data/xtables`. Needs root, iptables, ipset and nfacct.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod infos;
+mod old;
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use e2e::netns::Netns;
@@ -40,6 +43,10 @@ impl Corpus {
         let mut files: Vec<_> = fs::read_dir(directory)
             .unwrap()
             .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "rules")
+            })
             .collect();
         files.sort();
         files.iter().map(|file| Self::read(file)).collect()
@@ -85,6 +92,8 @@ impl Corpus {
 struct Loaded {
     netns: Netns,
     corpus: Vec<Corpus>,
+    /// By index.
+    sets: Vec<(u16, String)>,
     names: Names,
 }
 
@@ -135,7 +144,8 @@ impl Loaded {
         Self {
             netns,
             corpus,
-            names: Names::system().with_ip_sets(sets),
+            names: Names::system().with_ip_sets(sets.clone()),
+            sets: sets.collect(),
         }
     }
 
