@@ -220,7 +220,7 @@ fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
                 (PayloadBase::Link, _) => true,
                 (_, XtField::Chunk(_)) => false,
                 // What of IP's header tells where the transport header is.
-                (PayloadBase::Network, _) => end <= 20 && !(end > 6 && offset < 8),
+                (PayloadBase::Network, _) => end <= 20 && (end <= 6 || offset >= 7),
                 // The ports are read as a field of their own.
                 (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
                 (_, XtField::TcpOptions | XtField::AnyTransport) => end <= 12,
