@@ -13,9 +13,12 @@ use fwtrace_abi::{
 use super::Place;
 use crate::{
     event::{self, Candidate, Confidence, EvidenceSource, Family, PolicyRef, RuleRef},
+    ruleset::render::Names,
     xtables::{
         self,
         legacy::{Chain, Jump, Rule, Table},
+        matches::Match,
+        save,
         targets::Target,
     },
 };
@@ -164,7 +167,7 @@ impl LegacyRules {
             return Some(known.clone());
         }
         let offset = *primed.offsets.get(candidate.entry as usize)?;
-        let known = look_up(&primed.table, offset, record.hook)?;
+        let known = look_up(&primed.table, offset, record.hook, place.names)?;
         self.known.insert(key, known.clone());
         Some(known)
     }
@@ -189,22 +192,12 @@ fn was_in_force(primed: &Primed, time: u64, place: &mut Place<'_>) -> bool {
 }
 
 /// The rule or policy whose entry is at `offset`.
-fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
+fn look_up(table: &Table, offset: u32, hook: u8, names: &Names) -> Option<Known> {
     let (index, rule) = table.at_offset(offset)?;
     let chain = table.chains.get(index)?;
-    let family = match table.family {
-        xtables::Family::V4 => Family::Ip,
-        xtables::Family::V6 => Family::Ip6,
-    };
     let Some(rule) = rule else {
         return Some(Known {
-            what: Candidate::Policy(Arc::new(PolicyRef {
-                family,
-                table: table.name.as_str().into(),
-                chain: chain.name.as_str().into(),
-                rules: u32::try_from(chain.rules.len()).ok(),
-                none_matched: none_matched(chain),
-            })),
+            what: Candidate::Policy(Arc::new(policy_reference(table, chain))),
             reject: false,
         });
     };
@@ -215,27 +208,69 @@ fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
         None => None,
     };
     Some(Known {
-        what: Candidate::Rule(Arc::new(RuleRef {
-            family,
-            table: table.name.as_str().into(),
-            chain: chain.name.as_str().into(),
-            base_chain: base.map(|base| base.name.as_str().into()),
-            number: Some(rule.number),
-            handle: None,
-            text: None,
-            comment: None,
-            gone: false,
-        })),
-        reject: matches!(rule.jump, Jump::Target(Target::Reject(_))),
+        what: Candidate::Rule(Arc::new(reference(table, chain, rule, base, names))),
+        reject: is_reject(&rule.jump),
     })
+}
+
+/// A rule of a legacy table, as events name it.
+pub(super) fn reference(
+    table: &Table,
+    chain: &Chain,
+    rule: &Rule,
+    base: Option<&Chain>,
+    names: &Names,
+) -> RuleRef {
+    let comment = rule.matches.iter().find_map(|found| match found {
+        Match::Comment(comment) => Some(comment.as_str().into()),
+        _ => None,
+    });
+    RuleRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        base_chain: base.map(|base| base.name.as_str().into()),
+        number: Some(rule.number),
+        handle: None,
+        text: Some(save::legacy_rule(table, chain, rule, names).into()),
+        comment,
+        gone: false,
+    }
+}
+
+/// A built-in chain of a legacy table whose policy decided.
+pub(super) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
+    PolicyRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        rules: u32::try_from(chain.rules.len()).ok(),
+        none_matched: none_matched(chain),
+    }
+}
+
+pub(super) fn family(family: xtables::Family) -> Family {
+    match family {
+        xtables::Family::V4 => Family::Ip,
+        xtables::Family::V6 => Family::Ip6,
+    }
 }
 
 /// True if every rule of the chain would have decided had it matched; otherwise nobody knows.
 fn none_matched(chain: &Chain) -> Option<bool> {
     let decides = |rule: &Rule| match &rule.jump {
         Jump::Accept | Jump::Drop | Jump::Queue => true,
-        Jump::Target(target) => matches!(target, Target::Reject(_)),
+        jump @ Jump::Target(_) => is_reject(jump),
         _ => false,
     };
     chain.rules.iter().all(decides).then_some(true)
+}
+
+/// Whether the sender is told.
+fn is_reject(jump: &Jump) -> bool {
+    match jump {
+        Jump::Target(Target::Reject(_)) => true,
+        Jump::Target(Target::Unknown { name, .. }) => name == "REJECT",
+        _ => false,
+    }
 }

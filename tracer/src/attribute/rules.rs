@@ -13,6 +13,7 @@ use crate::{
         model::{self, Chain, Table},
         render::{self, Names},
     },
+    xtables::save,
 };
 
 /// Cached rules; beyond that all are forgotten and rendered again.
@@ -87,14 +88,15 @@ impl RuleCache {
                     .replaced
                     .is_some_and(|heard| age(record) >= heard.elapsed());
                 found.certain &= !doubtful;
+                let named = is_named(&found, place.names);
                 let resolved = if evidence.kind == RULE_POLICY {
                     known_policy(evidence, &found)
                 } else {
                     known_rule(evidence, &found, place.names)
                 };
                 if let Some(resolved) = resolved {
-                    // Without a generation nothing says when the rule changes; a doubt may clear.
-                    if record.generation != 0 && found.certain {
+                    // Without a generation nothing says when the rule changes; a doubt may clear, a name be learnt.
+                    if record.generation != 0 && found.certain && named {
                         if self.known.len() >= CAPACITY {
                             self.known.clear();
                         }
@@ -113,6 +115,15 @@ impl RuleCache {
         };
         unread(evidence, gone)
     }
+}
+
+/// Whether all that the rule names has a name.
+fn is_named(found: &Found, names: &Names) -> bool {
+    let table = found.ruleset.tables.get(found.table);
+    let chain = table.and_then(|table| table.chains.get(found.chain));
+    let rule = found.rule.and_then(|rule| chain?.rules.get(rule));
+    let rule = table.zip(rule);
+    !rule.is_some_and(|(table, rule)| save::lacks_set_name(table.family, rule, names))
 }
 
 /// How long ago the drop was.
@@ -135,7 +146,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
         rule: Some(Arc::new(named)),
         policy: None,
         reject: found.certain && rule.is_reject(),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
 }
@@ -153,6 +164,10 @@ pub(super) fn reference(
         stateless: true,
         handles: false,
     };
+    let iptables = table.iptables;
+    let line = iptables.then(|| save::rule(table, chain, rule, names));
+    let text = line.flatten();
+    let text = text.unwrap_or_else(|| render::rule(table, rule, &options));
     RuleRef {
         family: family(table.family),
         table: table.name.as_str().into(),
@@ -160,8 +175,8 @@ pub(super) fn reference(
         base_chain: base.map(|chain| chain.name.as_str().into()),
         number: Some(rule.number),
         handle: Some(rule.handle),
-        text: Some(render::rule(table, rule, &options).into()),
-        comment: rule.comment.as_deref().map(Into::into),
+        text: Some(text.into()),
+        comment: save::comment(rule).map(Into::into),
         gone: false,
     }
 }
@@ -183,8 +198,8 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     let table = found.ruleset.tables.get(found.table)?;
     let last = table.chains.get(found.chain)?;
     let chain = base_chain(evidence, table, last)?;
-    // After a goto it is not the base chain that came to its end.
-    let (rules, none_matched) = if last.base.is_some() {
+    // After a goto it is not the base chain that came to its end; after a return no chain did.
+    let (rules, none_matched) = if last.base.is_some() && evidence.rule_handle == 0 {
         let none = none_matched(evidence, chain).filter(|_| found.certain);
         (Some(evidence.number), none)
     } else {
@@ -193,7 +208,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),
@@ -203,6 +218,17 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
         })),
         ..Resolved::default()
     })
+}
+
+/// A base chain whose policy decided, as events name it.
+pub(super) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
+    PolicyRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        rules: u32::try_from(chain.rules.len()).ok(),
+        none_matched: chain.rules.iter().all(model::Rule::decides).then_some(true),
+    }
 }
 
 /// What the kernel side alone knows of a rule or policy that is in no ruleset we have read.
@@ -218,8 +244,8 @@ fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
                 family,
                 table: name(&evidence.table),
                 chain: name(&evidence.chain),
-                rules: Some(evidence.number),
-                none_matched: None,
+                rules: (evidence.rule_handle == 0).then_some(evidence.number),
+                none_matched: (evidence.rule_handle != 0).then_some(false),
             })),
             ..Resolved::default()
         };
@@ -246,7 +272,7 @@ fn none_matched(evidence: &RuleEvidence, chain: &Chain) -> Option<bool> {
     (unchanged && chain.rules.iter().all(model::Rule::decides)).then_some(true)
 }
 
-fn family(family: model::Family) -> Family {
+pub(super) fn family(family: model::Family) -> Family {
     match family {
         model::Family::Ip => Family::Ip,
         model::Family::Ip6 => Family::Ip6,
