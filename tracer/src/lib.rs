@@ -38,4 +38,5 @@ pub mod output;
 pub mod packet;
 pub mod pipeline;
 pub mod ruleset;
+pub mod trace;
 pub mod xtables;

@@ -1,0 +1,27 @@
+//! `--trace`: the kernel's own word on a packet's way through the rules.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`table`] | fwtrace's own table, which sets the trace bit of packets that match the filter |
+//! | [`assemble`] | nf_tables' messages -> the way of each packet that nf_tables dropped |
+//! | [`lines`] | ip_tables' TRACE lines -> the same for ip_tables |
+//! | [`logger`] | makes ip_tables' lines come here, and puts back what was changed for it |
+//! | [`headers`] | by what a packet is known again |
+//! | [`join`] | which trace is of which drop |
+//!
+//! What it cannot see: bridge, ARP, and chains on a device's ingress, which come before PREROUTING.
+
+pub mod assemble;
+pub mod headers;
+pub mod join;
+pub mod lines;
+pub mod logger;
+pub mod table;
+
+use std::io::{self, Write};
+
+/// Says on stderr what is about to be changed. Not even `-q` keeps that back.
+pub fn announce(line: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "fwtrace: {line}");
+}
