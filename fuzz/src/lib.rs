@@ -21,6 +21,10 @@ use fwtrace::{
         sockets,
     },
     packet::Capture,
+    xtables::{
+        Family,
+        legacy::{Info, Jump, blob},
+    },
 };
 
 /// Takes any bytes.
@@ -34,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink", netlink),
     ("nftables", nf_tables),
     ("record", record),
+    ("xtables", xtables),
     ("trace", trace),
 ];
 
@@ -172,6 +177,30 @@ pub fn record(data: &[u8]) {
     if let Some(drop) = reader::decode(&data.to_vec().into()) {
         let capture = Capture::new(&drop.record, &drop.packet);
         black_box(format!("{:?}", capture.packet()));
+    }
+}
+
+/// A table of ip_tables and ip6_tables. Input: `struct ipt_getinfo` (84 bytes; the first byte of the name says the family: odd is
+/// IPv6), then the entries.
+pub fn xtables(data: &[u8]) {
+    let Some((info, entries)) = data.split_at_checked(Info::SIZE) else {
+        return;
+    };
+    let family = match info.first() {
+        Some(byte) if byte % 2 == 1 => Family::V6,
+        _ => Family::V4,
+    };
+    let Some(info) = Info::decode(info) else {
+        return;
+    };
+    let table = blob::parse(family, "fuzz", &info, entries);
+    for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+        if let Jump::Chain(chain) | Jump::Goto(chain) = rule.jump {
+            assert!(chain < table.chains.len());
+        }
+    }
+    for hook in 0..5 {
+        black_box(table.terminals(hook));
     }
 }
 

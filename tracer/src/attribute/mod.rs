@@ -22,6 +22,7 @@ use crate::{
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
     ruleset::{render::Names, snapshot::Snapshots},
+    xtables::legacy::follow::Tables,
 };
 
 /// Where a drop happened.
@@ -31,6 +32,8 @@ pub struct Place<'a> {
     pub netns: &'a NetnsRef,
     /// Its rulesets; `None` if they cannot be read.
     pub rulesets: Option<&'a mut Snapshots>,
+    /// Its legacy tables; `None` if they cannot be read.
+    pub legacy: Option<&'a mut Tables>,
     /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
     pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.

@@ -61,8 +61,11 @@ impl Matcher {
     /// Compiles a match. `fields` numbers those that it will read.
     pub fn new(what: &Match, place: Place, fields: &mut Fields) -> Self {
         let _ = (place, fields);
-        let Match::Unknown { name, .. } = what;
-        Self { name: name.clone() }
+        let name = match what {
+            Match::Unknown { name, .. } => name.clone(),
+            other => format!("{other:?}"),
+        };
+        Self { name }
     }
 
     /// Whether it holds.
@@ -106,8 +109,11 @@ impl Action {
     /// Compiles a target.
     pub fn new(what: &Target, place: Place, fields: &mut Fields) -> Self {
         let _ = (place, fields);
-        let Target::Unknown { name, .. } = what;
-        Self { name: name.clone() }
+        let name = match what {
+            Target::Unknown { name, .. } => name.clone(),
+            other => format!("{other:?}"),
+        };
+        Self { name }
     }
 
     /// Runs it.

@@ -32,7 +32,7 @@ use crate::{
     output::{Sink, Tally},
 };
 
-/// How often losses and vanished namespaces are looked for.
+/// How often losses, replaced legacy tables and vanished namespaces are looked for.
 const TICK: Duration = Duration::from_millis(250);
 /// Calibrate again at most this often.
 const RECALIBRATE: Duration = Duration::from_secs(1);
@@ -144,6 +144,7 @@ async fn live(
             },
             Some(change) = changed.recv() => run.emit(&change),
             _ = tick.tick() => {
+                run.namespaces.borrow_mut().poll_legacy();
                 vanished = run.let_go(&mut tracer)?;
                 run.report_losses(&tracer)
             }

@@ -18,6 +18,7 @@ use crate::{
     event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
     netns::{self, NetNs},
     ruleset::{render::Names, snapshot::Snapshots},
+    xtables::legacy::follow::Tables,
 };
 
 /// One namespace.
@@ -29,6 +30,10 @@ struct Watched {
     names: Names,
     /// `None`: its rulesets cannot be read.
     rulesets: Option<Snapshots>,
+    /// `None`: its legacy tables cannot be read.
+    legacy: Option<Tables>,
+    /// That they could not be read the last time was told.
+    legacy_failed: bool,
     /// The task that follows the ruleset; ends with this.
     follower: Option<JoinHandle<()>>,
     /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
@@ -85,6 +90,13 @@ impl Namespaces {
                 None
             }
         };
+        let legacy = match Tables::open(netns) {
+            Ok(legacy) => Some(legacy),
+            Err(error) => {
+                self.tell(format!("network namespace {netns}: {error}"));
+                None
+            }
+        };
         let inode = netns.inode();
         self.epochs += 1;
         let follower = rulesets.as_ref().and_then(|rulesets| {
@@ -101,6 +113,8 @@ impl Namespaces {
                 names: names(&self.system, Some(netns)),
                 file: Some(netns.clone()),
                 rulesets,
+                legacy,
+                legacy_failed: false,
                 follower,
                 findable,
             },
@@ -122,6 +136,8 @@ impl Namespaces {
                     names: self.system.clone(),
                     file: None,
                     rulesets: None,
+                    legacy: None,
+                    legacy_failed: false,
                     follower: None,
                     findable: true,
                 };
@@ -136,6 +152,7 @@ impl Namespaces {
             Some(watched) => f(Place {
                 netns: &watched.netns,
                 rulesets: watched.rulesets.as_mut(),
+                legacy: watched.legacy.as_mut(),
                 names: &watched.names,
                 epoch: watched.epoch,
             }),
@@ -143,6 +160,7 @@ impl Namespaces {
             None => f(Place {
                 netns: &NetnsRef { inode, name: None },
                 rulesets: None,
+                legacy: None,
                 names: &self.system,
                 epoch: 0,
             }),
@@ -167,6 +185,28 @@ impl Namespaces {
     /// Whether none is left, and none will come.
     pub(super) fn is_over(&self) -> bool {
         !self.all && self.watched.is_empty()
+    }
+
+    /// Looks for replaced legacy tables: nobody tells of them.
+    pub(super) fn poll_legacy(&mut self) {
+        let mut errors = Vec::new();
+        for watched in self.watched.values_mut() {
+            let Some(legacy) = &mut watched.legacy else {
+                continue;
+            };
+            let failed = legacy.poll().err();
+            let before = std::mem::replace(&mut watched.legacy_failed, failed.is_some());
+            // Once, not at every look.
+            if let Some(error) = failed.filter(|_| !before) {
+                let netns = &watched.netns;
+                let name = netns.name.as_deref().map(str::to_owned);
+                let name = name.unwrap_or_else(|| netns.inode.to_string());
+                errors.push(format!("network namespace {name}: {error}"));
+            }
+        }
+        for error in errors {
+            self.tell(error);
+        }
     }
 
     /// Something happened to `inode`'s ruleset.

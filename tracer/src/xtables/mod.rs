@@ -2,11 +2,13 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`info`] | reading raw structures, and the types that many of them share |
 //! | [`matches`] | `struct xt_*_info` of a match -> [`matches::Match`], and its iptables-save text |
 //! | [`targets`] | likewise for targets |
 //! | [`legacy`] | tables of ip_tables and ip6_tables: the model, the blob, reading it |
 //! | [`save`] | whole rules in iptables-save syntax, of both engines |
 
+pub mod info;
 pub mod legacy;
 pub mod matches;
 pub mod save;

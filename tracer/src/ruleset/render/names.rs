@@ -19,6 +19,7 @@ pub struct Names {
     realms: BTreeMap<u32, String>,
     groups: BTreeMap<u32, String>,
     labels: BTreeMap<u32, String>,
+    ip_sets: BTreeMap<u16, String>,
     cgroups: bool,
     zone: TimeZone,
 }
@@ -38,6 +39,7 @@ impl Default for Names {
             realms: none(),
             groups: none(),
             labels: none(),
+            ip_sets: BTreeMap::new(),
             cgroups: false,
             zone: TimeZone::UTC,
         }
@@ -98,11 +100,22 @@ impl Names {
         self
     }
 
+    /// The same names with the sets of ipset of a network namespace, by index.
+    #[must_use]
+    pub fn with_ip_sets(mut self, sets: impl IntoIterator<Item = (u16, String)>) -> Self {
+        self.ip_sets = sets.into_iter().collect();
+        self
+    }
+
+    pub(crate) fn ip_set(&self, index: u16) -> Option<&str> {
+        self.ip_sets.get(&index).map(String::as_str)
+    }
+
     pub(super) fn interface(&self, index: u32) -> Option<&str> {
         self.interfaces.get(&index).map(String::as_str)
     }
 
-    pub(super) fn protocol(&self, number: u32) -> Option<&str> {
+    pub(crate) fn protocol(&self, number: u32) -> Option<&str> {
         self.protocols.get(&number).map(String::as_str)
     }
 
@@ -110,15 +123,15 @@ impl Names {
         self.marks.get(&mark).map(String::as_str)
     }
 
-    pub(super) fn realm(&self, realm: u32) -> Option<&str> {
+    pub(crate) fn realm(&self, realm: u32) -> Option<&str> {
         self.realms.get(&realm).map(String::as_str)
     }
 
-    pub(super) fn group(&self, group: u32) -> Option<&str> {
+    pub(crate) fn group(&self, group: u32) -> Option<&str> {
         self.groups.get(&group).map(String::as_str)
     }
 
-    pub(super) fn label(&self, bit: u32) -> Option<&str> {
+    pub(crate) fn label(&self, bit: u32) -> Option<&str> {
         self.labels.get(&bit).map(String::as_str)
     }
 

@@ -81,19 +81,25 @@ pub fn parse(family: Family, name: &str, info: &Info, blob: &[u8]) -> Table {
     parser.table
 }
 
-/// Sets the counters of all entries to 0: what is left only changes when the table is replaced.
-pub(super) fn clear_counters(family: Family, blob: &mut [u8]) {
+/// Whether two blobs hold the same entries, whatever these have counted: what else differs only differs after a replacement. (The kernel
+/// leaves its own state out of what it gives of matches and targets: `xt_data_to_user()`, net/netfilter/x_tables.c, v6.18.)
+pub(super) fn is_same(family: Family, a: &[u8], b: &[u8]) -> bool {
     let layout = Layout::of(family);
     let mut at = 0;
-    while let Some(rest) = blob.get_mut(at..) {
-        let Some(next) = layout.next(rest).filter(|next| *next <= rest.len()) else {
-            return;
+    while let (Some(rest), Some(other)) = (a.get(at..), b.get(at..)) {
+        let next = layout.next(rest).filter(|next| *next <= rest.len());
+        let Some(next) = next else {
+            return rest == other;
         };
-        if let Some(counters) = rest.get_mut(layout.counters..layout.size) {
-            counters.fill(0);
+        let behind = layout.size..next;
+        if rest.get(..layout.counters) != other.get(..layout.counters)
+            || rest.get(behind.clone()) != other.get(behind)
+        {
+            return false;
         }
         at += next;
     }
+    false
 }
 
 /// A rule whose jump is not resolved yet.

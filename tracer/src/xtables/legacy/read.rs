@@ -102,10 +102,12 @@ impl Raw {
         blob::parse(self.family, &self.name, &self.info, &self.blob)
     }
 
-    /// With all counters 0: two readings are equal then if nothing was replaced between them.
-    pub fn without_counters(mut self) -> Self {
-        blob::clear_counters(self.family, &mut self.blob);
-        self
+    /// Whether nothing was replaced between the two readings: counters apart, they are equal.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.family == other.family
+            && self.name == other.name
+            && self.info == other.info
+            && blob::is_same(self.family, &self.blob, &other.blob)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The entries of a table that can drop a packet, by hook.
 //!
 //! The kernel counts a packet at an entry when all its matches held (`ipt_do_table()`, net/ipv4/netfilter/ip_tables.c, v6.18), so of the
-//! entries that can drop, the one whose counter has moved did. Two drops leave no such trace: a match that gives up on a broken header
+//! entries that can drop, the one whose counter has moved did. Where one that always drops has moved, those that only sometimes do have
+//! nothing to say: the packet went on behind them. Two drops leave no such trace: a match that gives up on a broken header
 //! (`par->hotdrop`: tcp, udp, sctp, multiport, hashlimit, ...) drops before its entry counts, and so does a jump deeper than the stack.
 
 use super::{Jump, Table};
@@ -10,7 +11,7 @@ use crate::xtables::targets::Target;
 /// `NF_INET_LOCAL_OUT` and `NF_INET_POST_ROUTING` (include/uapi/linux/netfilter.h, v6.18).
 const LOCAL: [u8; 2] = [3, 4];
 
-/// Targets that let every packet go on: `XT_CONTINUE` is all they return (net/netfilter/xt_*.c, net/ipv4/netfilter/ipt_*.c, v6.18).
+/// Targets that let every packet go on, by name.
 const GO_ON: [&str; 19] = [
     "AUDIT",
     "CHECKSUM",
@@ -53,8 +54,8 @@ pub struct Terminal {
 pub enum Drops {
     /// All are dropped: DROP, REJECT, a policy that drops. Its counter has moved: it dropped.
     Always,
-    /// Some may be: NFQUEUE without a listener, TPROXY without a socket, NAT without a free tuple, a target that is not known. Its
-    /// counter moves for packets that go on, too.
+    /// Some may be: NFQUEUE without a listener, TPROXY without a socket, NAT without a free tuple, a target that cannot write to the
+    /// packet, one that is not known. Its counter moves for packets that go on, too: alone, it proves nothing.
     Sometimes,
 }
 
@@ -121,10 +122,37 @@ fn drops(jump: &Jump) -> Option<Drops> {
         Jump::Drop => Some(Drops::Always),
         Jump::Queue => Some(Drops::Sometimes),
         Jump::Next | Jump::Accept | Jump::Return | Jump::Chain(_) | Jump::Goto(_) => None,
-        Jump::Target(Target::Unknown { name, .. }) => match name.as_str() {
+        Jump::Target(target) => target_drops(target),
+    }
+}
+
+fn target_drops(target: &Target) -> Option<Drops> {
+    match target {
+        Target::Reject(_) => Some(Drops::Always),
+        // `XT_CONTINUE` is all they return (net/netfilter/xt_*.c, v6.18).
+        Target::Audit(_)
+        | Target::Checksum(_)
+        | Target::Classify(_)
+        | Target::Connmark(_)
+        | Target::Connsecmark(_)
+        | Target::Ct(_)
+        | Target::Hmark(_)
+        | Target::Idletimer(_)
+        | Target::Led(_)
+        | Target::Log(_)
+        | Target::Mark(_)
+        | Target::Nflog(_)
+        | Target::Rateest(_)
+        | Target::Secmark(_)
+        | Target::Set(_)
+        | Target::Tee(_)
+        | Target::Trace => None,
+        // Of a size or revision that is not known, but its name says enough.
+        Target::Unknown { name, .. } => match name.as_str() {
             "REJECT" => Some(Drops::Always),
             name if GO_ON.contains(&name) => None,
             _ => Some(Drops::Sometimes),
         },
+        _ => Some(Drops::Sometimes),
     }
 }
