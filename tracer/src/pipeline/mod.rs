@@ -3,10 +3,12 @@
 //! ```text
 //! ring thread --batches--> Run::batch -> Attributor -> Filter::shows -> Sink
 //! netlink tasks (one per namespace) keep Namespaces' rulesets current
+//! with --trace: the kernel's traces -> Tracing, which joins them with the drops of a batch before they are attributed
 //! ```
 
 mod namespaces;
 mod start;
+mod trace;
 
 use std::{cell::RefCell, fs::File, io, path::Path, rc::Rc, time::Duration};
 
@@ -23,6 +25,7 @@ pub use self::start::{Kernel, StartError, kernel};
 use self::{
     namespaces::Namespaces,
     start::{Started, Tracer},
+    trace::{Joined, Tracing},
 };
 use crate::{
     attribute::Attributor,
@@ -107,6 +110,7 @@ async fn live(
         mut tracer,
         attributor,
         mut batches,
+        tracing,
         notes,
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
@@ -115,6 +119,7 @@ async fn live(
         tally: Tally::default(),
         attributor,
         namespaces,
+        tracing,
         filter: plan.filter,
         left: plan.count,
         hidden: 0,
@@ -203,6 +208,8 @@ struct Run<'a> {
     tally: Tally,
     attributor: Attributor,
     namespaces: Rc<RefCell<Namespaces>>,
+    /// With `--trace`.
+    tracing: Option<Rc<RefCell<Tracing>>>,
     filter: crate::cli::Filter,
     /// Events that may still be shown.
     left: Option<u64>,
@@ -218,7 +225,12 @@ impl Run<'_> {
     /// Attributes and shows a batch; `last`: none is waiting behind it.
     fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
         let since_boot = boot_offset();
-        for raw in batch {
+        let traces = match &self.tracing {
+            Some(tracing) => tracing.borrow_mut().join(batch),
+            None => Vec::new(),
+        };
+        let traces = traces.into_iter().chain(std::iter::repeat_with(|| None));
+        for (raw, trace) in batch.iter().zip(traces) {
             if self.left == Some(0) {
                 self.hidden += 1;
                 continue;
@@ -227,7 +239,7 @@ impl Run<'_> {
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
-            let event = self.attribute(raw, time);
+            let event = self.attribute(raw, time, trace);
             if !self.filter.shows(&event) {
                 self.hidden += 1;
                 continue;
@@ -242,11 +254,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn attribute(&mut self, raw: &RawDrop, time: Timestamp) -> DropEvent {
+    fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Joined>) -> DropEvent {
         let inode = raw.record.netns;
         let mut namespaces = self.namespaces.borrow_mut();
-        namespaces.meet(inode);
-        namespaces.with(inode, |place| self.attributor.event(raw, time, place))
+        if let (Some(netns), Some(tracing)) = (namespaces.meet(inode), &self.tracing)
+            && let Err(error) = tracing.borrow_mut().add(&netns)
+        {
+            self.sink
+                .say(&format!("network namespace {netns}: {error}"));
+        }
+        namespaces.with(inode, |mut place| {
+            let Some(trace) = trace else {
+                return self.attributor.event(raw, time, place);
+            };
+            let mut raw = raw.clone();
+            let told = trace.resolve(&mut raw, place.rulesets.as_deref_mut());
+            let mut event = self.attributor.event(&raw, time, place);
+            told.tell(&mut event);
+            event
+        })
     }
 
     /// Lets go of dead namespaces; tells which, if none is left to watch.
@@ -255,6 +281,9 @@ impl Run<'_> {
         let mut names = Vec::new();
         for netns in gone {
             tracer.unwatch(netns.inode)?;
+            if let Some(tracing) = &self.tracing {
+                tracing.borrow_mut().remove(netns.inode);
+            }
             names.push(match netns.name {
                 Some(name) => name.to_string(),
                 None => netns.inode.to_string(),
@@ -296,7 +325,24 @@ impl Run<'_> {
                 count,
             }))?;
         }
+        self.report_lost_traces()?;
         self.sink.flush().map_err(io_error("stdout"))
+    }
+
+    /// Tells of traces that were lost since the last time. Their drops are shown all the same.
+    fn report_lost_traces(&mut self) -> Result<(), RunError> {
+        let Some(tracing) = &self.tracing else {
+            return Ok(());
+        };
+        let count = tracing.borrow_mut().lost();
+        if count == 0 {
+            return Ok(());
+        }
+        self.emit(&Event::Lost(Lost {
+            time: Timestamp::now(),
+            source: Lost::TRACE.into(),
+            count,
+        }))
     }
 
     /// The summary.

@@ -109,16 +109,13 @@ impl Assembler {
         if !self.following.contains_key(&trace.id) && self.following.len() >= FOLLOWED {
             self.forget();
         }
-        let following = self
-            .following
-            .entry(trace.id)
-            .or_insert_with(|| Following {
-                headers: headers.clone(),
-                base: base.clone(),
-                passed: Vec::new(),
-                steps: Vec::new(),
-                last: 0,
-            });
+        let following = self.following.entry(trace.id).or_insert_with(|| Following {
+            headers: headers.clone(),
+            base: base.clone(),
+            passed: Vec::new(),
+            steps: Vec::new(),
+            last: 0,
+        });
         // Ids are used again: a packet passes a base chain once.
         if following.passed.contains(&base) {
             following.passed.clear();
@@ -217,10 +214,18 @@ mod tests {
             ..message(1, "fwtrace", "trace", true)
         };
         assert_eq!(all.feed(own), None);
-        assert_eq!(all.feed(rule(1, "in", true, 7, Verdict::JUMP, Some("sub"))), None);
+        assert_eq!(
+            all.feed(rule(1, "in", true, 7, Verdict::JUMP, Some("sub"))),
+            None
+        );
         // Another packet in between.
-        assert_eq!(all.feed(rule(2, "in", true, 6, Verdict::CONTINUE, None)), None);
-        let dropped = all.feed(rule(1, "sub", false, 4, Verdict::DROP, None)).unwrap();
+        assert_eq!(
+            all.feed(rule(2, "in", true, 6, Verdict::CONTINUE, None)),
+            None
+        );
+        let dropped = all
+            .feed(rule(1, "sub", false, 4, Verdict::DROP, None))
+            .unwrap();
         assert_eq!(
             did(&dropped),
             [
@@ -261,7 +266,9 @@ mod tests {
         let mut all = Assembler::default();
         all.feed(rule(1, "in", true, 7, Verdict::ACCEPT, None));
         all.feed(rule(1, "in", true, 8, Verdict::CONTINUE, None));
-        let dropped = all.feed(rule(1, "in", false, 9, Verdict::DROP, None)).unwrap();
+        let dropped = all
+            .feed(rule(1, "in", false, 9, Verdict::DROP, None))
+            .unwrap();
         assert_eq!(dropped.steps.len(), 2);
         // Of a packet whose beginning was lost nothing is known.
         assert_eq!(all.feed(rule(1, "in", false, 9, Verdict::DROP, None)), None);
@@ -282,7 +289,9 @@ mod tests {
         for handle in 2..1000 {
             again.feed(rule(1, "in", false, handle, Verdict::CONTINUE, None));
         }
-        let dropped = again.feed(rule(1, "in", false, 1000, Verdict::DROP, None)).unwrap();
+        let dropped = again
+            .feed(rule(1, "in", false, 1000, Verdict::DROP, None))
+            .unwrap();
         assert_eq!(dropped.steps.len(), STEPS);
     }
 }

@@ -4,7 +4,7 @@
 //! drop's own among them. A trace has no time of its own: it was made between the last moment when nothing was there and the moment
 //! when it was received. It is used once. Where the kernel's stack has named the rule, a trace that names another is of another packet.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use fwtrace_abi::{RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 
@@ -15,8 +15,10 @@ use super::{
 };
 use crate::netlink::{attr::AttrError, nflog, nftrace};
 
-/// A drop follows its trace within this time.
-const WINDOW: Duration = Duration::from_millis(50);
+/// A drop follows its trace within this time, nanoseconds.
+const WINDOW: u64 = 50_000_000;
+/// Drops of several processors come at most so much out of order, nanoseconds.
+const DISORDER: u64 = 1_000_000_000;
 /// Traces that wait at the most.
 const WAITING: usize = 1024;
 
@@ -31,7 +33,7 @@ pub struct Between {
 
 impl Between {
     fn fits(self, drop: u64) -> bool {
-        (self.since..=self.until.saturating_add(WINDOW.as_nanos() as u64)).contains(&drop)
+        (self.since..=self.until.saturating_add(WINDOW)).contains(&drop)
     }
 }
 
@@ -93,6 +95,11 @@ impl Traces {
         self.dropped.is_empty() && self.logged.is_empty()
     }
 
+    /// Whether a trace of ip_tables waits.
+    pub fn has_lines(&self) -> bool {
+        !self.logged.is_empty()
+    }
+
     /// Takes the trace of a drop out. `twins`: how many drops with the same headers are at hand, this one included; `decides` says
     /// whether ip_tables dropped a packet at the entry that it came to last.
     ///
@@ -106,10 +113,13 @@ impl Traces {
         decides: impl Fn(&Logged) -> bool,
     ) -> Option<Found> {
         let named = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);
-        let of_drop = |w: &Waiting<Dropped>| w.when.fits(record.time) && w.trace.headers.is(headers);
+        let of_drop =
+            |w: &Waiting<Dropped>| w.when.fits(record.time) && w.trace.headers.is(headers);
         let mut nft = self.dropped.iter().enumerate().filter(|(_, w)| of_drop(w));
         if named {
-            let agreed = nft.find(|(_, w)| agrees(record, &w.trace)).map(|(at, _)| at);
+            let agreed = nft
+                .find(|(_, w)| agrees(record, &w.trace))
+                .map(|(at, _)| at);
             if agreed.is_none() && self.dropped.iter().any(of_drop) {
                 self.disagreed += 1;
             }
@@ -139,10 +149,9 @@ impl Traces {
         Some(Found::Legacy(self.logged.remove(at)?.trace))
     }
 
-    /// Lets go of traces whose drops must have come by now: `drop` is the time of the newest drop that was looked at. Drops of several
-    /// processors do not come in order of time.
+    /// Lets go of traces whose drops must have come by now: `drop` is the time of the newest drop that was looked at.
     pub fn forget(&mut self, drop: u64) {
-        let late = |when: Between| when.until.saturating_add(1_000_000_000) < drop;
+        let late = |when: Between| when.until.saturating_add(DISORDER) < drop;
         self.dropped.retain(|w| !late(w.when));
         self.logged.retain(|w| !late(w.when));
     }
@@ -154,7 +163,11 @@ fn agrees(record: &Record, dropped: &Dropped) -> bool {
         return false;
     };
     let named = &record.rule;
-    let table = named.table.split(|byte| *byte == 0).next().unwrap_or_default();
+    let table = named
+        .table
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     // Of a long name only the beginning is there.
     let same_table = match table.len() + 1 < named.table.len() {
         true => last.table.as_bytes() == table,

@@ -11,6 +11,7 @@ use crate::netlink::{
     legacy_trace::{Kind, Line},
     nflog,
 };
+use crate::xtables::Family;
 
 /// Lines that are kept of one packet.
 const LINES: usize = 256;
@@ -62,6 +63,14 @@ pub struct Logged {
 }
 
 impl Logged {
+    /// ip_tables or ip6_tables.
+    pub fn family(&self) -> Family {
+        match self.headers.version() {
+            6 => Family::V6,
+            _ => Family::V4,
+        }
+    }
+
     /// Whether a packet can come to `next` after what it has come by.
     fn goes_on(&self, next: &Entry) -> bool {
         let Some(last) = self.entries.last() else {
@@ -71,7 +80,11 @@ impl Logged {
             // PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING
             return matches!((last.hook, next.hook), (0, 1 | 2) | (2 | 3, 4));
         }
-        let mut here = self.entries.iter().rev().take_while(|e| e.hook == next.hook);
+        let mut here = self
+            .entries
+            .iter()
+            .rev()
+            .take_while(|e| e.hook == next.hook);
         if last.table != next.table {
             return here.all(|entry| entry.table != next.table);
         }
@@ -167,7 +180,12 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(
             found[0],
-            ["raw:PREROUTING:1", "filter:INPUT:1", "filter:UC:3", "filter:INPUT:3"]
+            [
+                "raw:PREROUTING:1",
+                "filter:INPUT:1",
+                "filter:UC:3",
+                "filter:INPUT:3"
+            ]
         );
     }
 

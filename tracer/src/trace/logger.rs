@@ -344,7 +344,14 @@ mod tests {
         let text = noted().to_string();
         assert_eq!(Noted::parse(&text), Some(noted()));
         assert!(text.contains("\n2 nf_log_ipv4\n10 NONE\n"), "{text}");
-        for text in ["", "boot x\n", "boot x\nnetns y\n", "netns 7\nboot x\n", "boot x\nnetns 7\n3 a\n", "boot x\nnetns 7\n2\n"] {
+        for text in [
+            "",
+            "boot x\n",
+            "boot x\nnetns y\n",
+            "netns 7\nboot x\n",
+            "boot x\nnetns 7\n3 a\n",
+            "boot x\nnetns 7\n2\n",
+        ] {
             assert_eq!(Noted::parse(text), None, "{text}");
         }
     }
@@ -355,7 +362,10 @@ mod tests {
         let former = noted().former;
         let note = Note::write(directory.path(), 7, &former).unwrap();
         let path = directory.path().join("nf_log.7");
-        assert_eq!(Noted::parse(&fs::read_to_string(&path).unwrap()), Some(noted()));
+        assert_eq!(
+            Noted::parse(&fs::read_to_string(&path).unwrap()),
+            Some(noted())
+        );
         assert!(lock(File::open(&path).unwrap()).is_err());
         // Another run of fwtrace has it.
         assert!(Note::write(directory.path(), 7, &former).is_err());

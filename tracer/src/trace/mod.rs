@@ -8,6 +8,8 @@
 //! | [`logger`] | makes ip_tables' lines come here, and puts back what was changed for it |
 //! | [`headers`] | by what a packet is known again |
 //! | [`join`] | which trace is of which drop |
+//! | [`resolve`] | rules by number and handle, verdicts in words |
+//! | [`tell`] | what the event says then |
 //!
 //! What it cannot see: bridge, ARP, and chains on a device's ingress, which come before PREROUTING.
 
@@ -16,7 +18,9 @@ pub mod headers;
 pub mod join;
 pub mod lines;
 pub mod logger;
+pub mod resolve;
 pub mod table;
+pub mod tell;
 
 use std::io::{self, Write};
 

@@ -83,9 +83,10 @@ pub fn free_name(socket: &mut Socket) -> Result<String, TableError> {
         seq,
         &[Family::Inet.into(), 0, 0, 0],
     );
-    let taken = socket.dump(&request)?.iter().any(|table| {
-        nftables::decode_table(&table.payload).is_ok_and(|table| table.name == NAME)
-    });
+    let taken = socket
+        .dump(&request)?
+        .iter()
+        .any(|table| nftables::decode_table(&table.payload).is_ok_and(|table| table.name == NAME));
     Ok(if taken {
         format!("{NAME}-{}", std::process::id())
     } else {
@@ -283,5 +284,25 @@ fn prefix(wanted: &PrefixMatch) -> Vec<Rule> {
         Side::Any => vec![source, destination],
         Side::Src => vec![source],
         Side::Dst => vec![destination],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ours() {
+        for (family, name, ours) in [
+            (Family::Inet, "fwtrace", true),
+            (Family::Inet, "fwtrace-77", true),
+            (Family::Ip, "fwtrace", false),
+            (Family::Inet, "fwtrace-", false),
+            (Family::Inet, "fwtrace-a", false),
+            (Family::Inet, "fwtraces", false),
+            (Family::Inet, "filter", false),
+        ] {
+            assert_eq!(is_ours(family, name), ours, "{family} {name}");
+        }
     }
 }
