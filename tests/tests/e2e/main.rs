@@ -18,3 +18,5 @@ mod replace;
 mod support;
 mod text;
 mod together;
+mod trace;
+mod trace_state;

@@ -17,7 +17,7 @@ use crate::{
     },
     xtables::{
         legacy::{self, Drops, Jump},
-        targets::Target,
+        targets::{Fate, Target},
     },
 };
 
@@ -108,12 +108,15 @@ fn path_step(
     }
 }
 
-#[allow(unreachable_patterns, reason = "all targets are unknown ones yet")]
+/// What a target does with the packet; its name where that depends.
 fn target_word(target: &Target) -> &str {
-    match target {
-        Target::Unknown { name, .. } if name == "REJECT" => "reject",
-        Target::Unknown { name, .. } => name,
-        _ => "continue",
+    match target.fate() {
+        Fate::Continues => "continue",
+        Fate::Accepted => "accept",
+        Fate::Dropped if matches!(target, Target::Reject(_)) => "reject",
+        Fate::Dropped => "drop",
+        Fate::Queued => "queue",
+        Fate::Unknown => target.name(),
     }
 }
 
