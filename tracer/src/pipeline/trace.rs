@@ -253,8 +253,10 @@ impl Tracing {
 
     /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
     pub(super) fn join(&mut self, batch: &[RawDrop]) -> Vec<Option<Joined>> {
-        for traced in self.traced.values_mut() {
-            traced.drain();
+        for (inode, traced) in &mut self.traced {
+            if batch.iter().any(|raw| raw.record.netns == *inode) {
+                traced.drain();
+            }
         }
         let newest = batch.iter().map(|raw| raw.record.time).max();
         let headers = |raw: &RawDrop| {
