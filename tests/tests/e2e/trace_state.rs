@@ -30,9 +30,20 @@ fn loggers(ns: &Netns) -> Result<[String; 2]> {
 }
 
 /// Everything that a trace could leave changed. The rule has no state but its counter.
-fn state(ns: &Netns) -> Result<(String, [String; 2], BTreeMap<String, Vec<u8>>)> {
+#[derive(Debug, PartialEq)]
+struct State {
+    rules: String,
+    loggers: [String; 2],
+    sysctls: BTreeMap<String, Vec<u8>>,
+}
+
+fn state(ns: &Netns) -> Result<State> {
     let rules = ns.command(&["nft", "-s", "-a", "list", "ruleset"], "")?;
-    Ok((rules, loggers(ns)?, system::sysctls(ns)))
+    Ok(State {
+        rules,
+        loggers: loggers(ns)?,
+        sysctls: system::sysctls(ns),
+    })
 }
 
 fn legacy(ns: &Netns) -> Result<()> {
@@ -120,7 +131,7 @@ fn the_next_run_puts_back_what_a_killed_one_left() -> Result<()> {
     );
     // Any other run will do, wherever it traces.
     let other = start(&net.b, &notes, &["--trace"])?;
-    ensure!(loggers(&net.r)? == before.1, "not put back");
+    ensure!(loggers(&net.r)? == before.loggers, "not put back");
     ensure!(fs::read_dir(notes.path())?.count() == 0, "the note is left");
     let end = other.interrupt()?;
     ensure!(
