@@ -8,6 +8,7 @@
 //! | [`traffic`] | packets, sent from a thread inside a namespace |
 //! | [`fwtrace`] | runs the binary and reads what it says |
 //! | [`expect`] | an event against what the kernel says |
+//! | [`oracle`] | the differential harness: random firewalls, the kernel's trace against fwtrace |
 //! | [`system`] | what a run may leave behind: BPF programs, sysctls, processes |
 
 pub mod expect;
@@ -15,6 +16,7 @@ pub mod fwtrace;
 pub mod net;
 pub mod netns;
 pub mod nft;
+pub mod oracle;
 pub mod system;
 pub mod traffic;
 

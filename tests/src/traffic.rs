@@ -177,7 +177,7 @@ pub fn frame(interface: &str, bytes: &[u8]) -> io::Result<()> {
     unsafe_code,
     reason = "nix has no way to make a link-layer address for sendto"
 )]
-fn send_frame(socket: &OwnedFd, index: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn send_frame(socket: &OwnedFd, index: u32, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: sockaddr_ll is plain integers, for which zero is a value.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = libc::AF_PACKET as u16;

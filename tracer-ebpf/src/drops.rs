@@ -17,7 +17,7 @@ use crate::{
     conntrack,
     filter::{self, each},
     kernel::{copy, copy_words, field, offset, u32_at, u64_at},
-    process, rule,
+    legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
     socket,
 };
@@ -35,7 +35,7 @@ const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Watched network namespaces, by inode.
 #[map]
-static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+pub static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -110,7 +110,8 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
     let framed = known_site && find_state(scratch, stack, skb, net);
-    if framed {
+    let legacy_state = legacy::take(skb, &mut scratch.record.legacy);
+    if framed || (legacy_state != 0 && copied_state(scratch, legacy_state, net)) {
         hook_state(scratch);
     } else {
         let iif = skb!(scratch, skb_iif, u32);
@@ -200,7 +201,7 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
 
 /// The packet's `struct net` and its inode: from its device, else its socket, else its route.
 #[inline(always)]
-fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
+pub fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
     let mut net = u64_at(dev, offset!(dev_net));
     let mut inode = u32_at(net, offset!(net_inum));
     if inode < FIRST_INODE {
@@ -356,6 +357,12 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
 #[inline(always)]
 fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
     let state = scratch.window[at + 1];
+    copied_state(scratch, state, net)
+}
+
+/// Copies the nf_hook_state at `state`; true if it is one of `net`.
+#[inline(always)]
+fn copied_state(scratch: &mut Scratch, state: u64, net: u64) -> bool {
     copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
         && state!(scratch, state_net, u64) == net
 }
@@ -433,7 +440,10 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
     }
     let unattributed =
         scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
-    if settings.want_stack != 0 && unattributed && scratch.record.reason == settings.netfilter_drop
+    if settings.want_stack != 0
+        && unattributed
+        && scratch.record.hook == UNKNOWN
+        && scratch.record.reason == settings.netfilter_drop
     {
         scratch.record.flags |= FLAG_STACK;
         // Aligned, so that user space can read words.

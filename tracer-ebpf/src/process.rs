@@ -12,12 +12,27 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// The smallest kernel stack of the architectures fwtrace runs on (x86-64, arm64: 16 KiB).
 const THREAD_SIZE: u64 = 16 * 1024;
 
-/// Fills in the current process if it is the sender: the program runs on the task's own kernel
-/// stack (a softirq that interrupted some other process runs on the CPU's interrupt stack), and
-/// the task is no kernel thread.
+/// Whether the program runs in the context of a process: on the current task's own kernel stack (a
+/// softirq that interrupted some other process runs on the CPU's interrupt stack), and the task is no
+/// kernel thread.
+#[inline(always)]
+pub fn is_current(stack_pointer: u64) -> bool {
+    if offset!(task_stack) == ABSENT || offset!(task_flags) == ABSENT {
+        return false;
+    }
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let stack = u64_at(task, offset!(task_stack));
+    stack != 0
+        && stack_pointer >= stack
+        && stack_pointer < stack + THREAD_SIZE
+        && u32_at(task, offset!(task_flags)) & PF_KTHREAD == 0
+}
+
+/// Fills in the current process if it is the sender.
 #[inline(always)]
 pub fn fill(record: &mut Record, stack_pointer: u64) {
-    if offset!(task_stack) == ABSENT || offset!(task_flags) == ABSENT {
+    if !is_current(stack_pointer) {
         return;
     }
     // SAFETY: helpers without arguments.
@@ -28,13 +43,6 @@ pub fn fill(record: &mut Record, stack_pointer: u64) {
             bpf_get_current_uid_gid(),
         )
     };
-    let stack = u64_at(task, offset!(task_stack));
-    if stack == 0 || stack_pointer < stack || stack_pointer >= stack + THREAD_SIZE {
-        return;
-    }
-    if u32_at(task, offset!(task_flags)) & PF_KTHREAD != 0 {
-        return;
-    }
     record.pid = ids as u32;
     record.tgid = (ids >> 32) as u32;
     record.uid = owner as u32;

@@ -11,11 +11,13 @@
 
 mod calibration;
 mod layout;
+mod legacy;
 mod record;
 mod settings;
 
 pub use calibration::*;
 pub use layout::*;
+pub use legacy::*;
 pub use record::*;
 pub use settings::*;
 
@@ -31,4 +33,15 @@ macro_rules! pod {
     )*};
 }
 #[cfg(feature = "user")]
-pod!(Layout, Settings, Counters);
+pod!(
+    Layout,
+    Settings,
+    Counters,
+    Block,
+    Count,
+    Search,
+    TableRef,
+    Tables,
+    TablesKey,
+    TerminalRef,
+);

@@ -1,6 +1,6 @@
 //! One drop, as the BPF program saw it.
 
-use crate::IFNAMSIZ;
+use crate::{IFNAMSIZ, LegacyEvidence};
 
 /// Version of the record; user space refuses any other.
 pub const ABI_VERSION: u32 = 2;
@@ -183,12 +183,16 @@ pub struct Record {
     pub ct_orig: [u8; TUPLE_LEN],
     /// The connection's reply tuple.
     pub ct_reply: [u8; TUPLE_LEN],
-    /// The rule.
+    /// The rule of nf_tables.
     pub rule: RuleEvidence,
+    /// The rule of ip_tables or ip6_tables.
+    pub legacy: LegacyEvidence,
 }
 
 const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
-const _: () = assert!(size_of::<Record>() == 264 + size_of::<RuleEvidence>());
+const _: () =
+    assert!(size_of::<Record>() == 264 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>());
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, iif_name).is_multiple_of(8));
+const _: () = assert!(core::mem::offset_of!(Record, legacy).is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, oif_name).is_multiple_of(8));

@@ -89,6 +89,14 @@ pub struct Settings {
     /// Address of `ipv4_conntrack_in`, 0 if not known; then `ipv4_conntrack_local`,
     /// `ipv6_conntrack_in`, `ipv6_conntrack_local`.
     pub conntrack_hooks: [u64; 4],
+    /// First address of `nf_hook_slow`, and the first behind it; 0 if not known.
+    pub hook_slow: [u64; 2],
+    /// Addresses of the hook functions of ip_tables and ip6_tables: `ipt_do_table`,
+    /// `iptable_mangle_hook`, `ip6t_do_table`, `ip6table_mangle_hook`; 0 if not known.
+    pub legacy_hooks: [u64; 4],
+    /// Addresses of the hook functions of nf_tables for IP, which drop elsewhere: `nft_do_chain_ipv4`,
+    /// `nft_do_chain_ipv6`, `nft_do_chain_inet`; 0 if not known.
+    pub nftables_hooks: [u64; 3],
     /// 1: every netns; 0: those in the map `NETNS`.
     pub all_netns: u32,
     /// The value of SKB_DROP_REASON_NETFILTER_DROP.
@@ -136,6 +144,9 @@ impl Settings {
             pad: 0,
         }; SITES],
         conntrack_hooks: [0; 4],
+        hook_slow: [0; 2],
+        legacy_hooks: [0; 4],
+        nftables_hooks: [0; 3],
         all_netns: 0,
         netfilter_drop: 0,
         all_reasons: 0,
@@ -214,5 +225,11 @@ const _: () = assert!(core::mem::offset_of!(Settings, ifaces).is_multiple_of(8))
 const _: () = assert!(size_of::<Prefix>() == 40);
 const _: () = assert!(
     size_of::<Settings>()
-        == SITES * 32 + 32 + 12 * 4 + REASONS * 4 + IFACES * 16 + PORTS * 8 + PREFIXES * 40
+        == SITES * 32
+            + (4 + 2 + 4 + 3) * 8
+            + 12 * 4
+            + REASONS * 4
+            + IFACES * 16
+            + PORTS * 8
+            + PREFIXES * 40
 );

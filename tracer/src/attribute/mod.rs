@@ -4,6 +4,7 @@
 //! from the record's evidence, whose handles are unique in their namespace and never used again.
 
 mod conntrack;
+pub(crate) mod legacy;
 mod location;
 mod rules;
 
@@ -13,7 +14,10 @@ use fwtrace_abi::{FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use jiff::Timestamp;
 
 pub use self::location::Locations;
-use self::rules::{Resolved, RuleCache};
+use self::{
+    legacy::LegacyRules,
+    rules::{Resolved, RuleCache},
+};
 use crate::{
     bpf::reader::RawDrop,
     event::{
@@ -47,6 +51,7 @@ pub struct Attributor {
     interned: HashMap<[u8; 16], Arc<str>>,
     locations: Locations,
     rules: RuleCache,
+    legacy: LegacyRules,
     netfilter_drop: u32,
 }
 
@@ -59,8 +64,14 @@ impl Attributor {
             interned: HashMap::new(),
             locations,
             rules: RuleCache::default(),
+            legacy: LegacyRules::default(),
             netfilter_drop,
         }
+    }
+
+    /// What is known of the legacy tables that the BPF programs know.
+    pub(crate) fn legacy(&mut self) -> &mut LegacyRules {
+        &mut self.legacy
     }
 
     /// Name of a drop reason, without its prefix.
@@ -84,22 +95,38 @@ impl Attributor {
             RULE_RULE | RULE_POLICY => Some(self.rules.resolve(record, &mut place)),
             _ => None,
         };
+        let legacy = match resolved {
+            None if firewall => self.legacy.tell(record, &mut place),
+            _ => None,
+        };
         let engine = match &resolved {
             Some(resolved) if resolved.iptables => Engine::IptablesNft,
             Some(_) => Engine::Nftables,
             None if firewall && self.locations.is_nftables(record.location) => Engine::Nftables,
+            None if legacy.is_some() => Engine::IptablesLegacy,
             None => Engine::Other,
         };
         let named = |r: &Resolved| r.rule.is_some() || r.policy.is_some();
+        let counted = legacy.as_ref().and_then(|told| told.evidence.clone());
         let evidence = if resolved.as_ref().is_some_and(named) {
             Evidence::exact(EvidenceSource::KernelStack)
+        } else if let Some(counted) = counted {
+            counted
         } else {
             Evidence::engine(
                 self.locations.symbol(record.location),
                 self.locations.decided_by(record.location),
             )
         };
-        let resolved = resolved.unwrap_or_default();
+        let resolved = match (resolved, legacy) {
+            (None, Some(told)) => Resolved {
+                rule: told.rule,
+                policy: told.policy,
+                reject: told.reject,
+                ..Resolved::default()
+            },
+            (resolved, _) => resolved.unwrap_or_default(),
+        };
         let Resolved {
             rule,
             policy,

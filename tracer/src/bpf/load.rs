@@ -6,11 +6,15 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
+    programs::{
+        BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun, tp_btf::BtfTracePointLinkId,
+    },
 };
 use fwtrace_abi::{Counters, Layout, Settings};
+
+use super::legacy;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FWTRACE_BPF_OBJECT"));
 
@@ -62,6 +66,10 @@ impl Programs {
             let btf = scope.spawn(Btf::from_sys_fs);
             let mut loader = EbpfLoader::new();
             loader.override_global("LAYOUT", layout, true);
+            let blocks = legacy::blocks(layout);
+            for map in legacy::BLOCK_MAPS {
+                loader.map_max_entries(map, blocks);
+            }
             let ebpf = loader.load(OBJECT);
             let btf = btf.join().map_err(|_| BpfError::Missing("BTF"))??;
             Ok(Self {
@@ -112,6 +120,41 @@ impl Programs {
             .map_err(|source| BpfError::Program { name, source })?;
         program
             .detach(link)
+            .map_err(|source| BpfError::Program { name, source })
+    }
+
+    /// Loads `name`, a program that is only ever run by [`Programs::run`].
+    ///
+    /// # Errors
+    /// The verifier's refusal.
+    pub fn load_runnable(&mut self, name: &'static str) -> Result<(), BpfError> {
+        let refused = |source| BpfError::Program { name, source };
+        self.runnable(name)?.load().map_err(refused)
+    }
+
+    /// Runs `name` with one argument, on CPU `cpu` or on this one.
+    ///
+    /// # Errors
+    /// It is not loaded, or there is no such CPU now.
+    pub fn run(
+        &mut self,
+        name: &'static str,
+        argument: u64,
+        cpu: Option<u32>,
+    ) -> Result<(), BpfError> {
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = argument;
+        options.cpu = cpu;
+        let ran = self.runnable(name)?.test_run(options);
+        // The programs' own answers stand in maps: what these return is always 0.
+        ran.map(drop)
+            .map_err(|source| BpfError::Program { name, source })
+    }
+
+    fn runnable(&mut self, name: &'static str) -> Result<&mut RawTracePoint, BpfError> {
+        let program = self.ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
+        program
+            .try_into()
             .map_err(|source| BpfError::Program { name, source })
     }
 
@@ -218,6 +261,51 @@ impl Programs {
                 .ok()
         })
         .unwrap_or(0)
+    }
+
+    /// Entry `index` of an array map.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn element<T: Pod>(&self, name: &'static str, index: u32) -> Result<T, BpfError> {
+        let map: Array<_, T> = Array::try_from(self.map(name)?)?;
+        Ok(map.get(&index, 0)?)
+    }
+
+    /// Sets entries of an array map, from the first on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_elements<T: Pod>(
+        &mut self,
+        name: &'static str,
+        first: u32,
+        values: &[T],
+    ) -> Result<(), BpfError> {
+        let mut map: Array<_, T> = Array::try_from(self.map_mut(name)?)?;
+        for (index, value) in (first..).zip(values) {
+            map.set(index, value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Sets an entry of a hash map, or removes it.
+    ///
+    /// # Errors
+    /// The kernel's: the map is full.
+    pub fn set_entry<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        key: &K,
+        value: Option<&V>,
+    ) -> Result<(), BpfError> {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.map_mut(name)?)?;
+        match value {
+            Some(value) => map.insert(key, value, 0)?,
+            // One that is not there is as good as removed.
+            None => map.remove(key).or(Ok::<(), MapError>(()))?,
+        }
+        Ok(())
     }
 
     fn map(&self, name: &'static str) -> Result<&aya::maps::Map, BpfError> {

@@ -1,6 +1,7 @@
 //! The BPF programs: load, calibrate, attach, read the ring. The only module that names aya.
 
 pub mod calibrate;
+pub mod legacy;
 pub mod load;
 pub mod reader;
 pub mod slots;

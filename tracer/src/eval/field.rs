@@ -44,6 +44,17 @@ pub enum Field {
     Tunnel { key: u32, mode: u32 },
     /// The symmetric flow hash (`__skb_get_hash_symmetric()`).
     SymmetricHash,
+    /// [`Field::Ct`] in a chain that comes before connection tracking.
+    CtEarly { key: u32, direction: Option<u8> },
+    /// [`Field::Payload`] in a chain that comes before the hook's address translation, in a packet that was taken after it.
+    BeforeNat {
+        base: PayloadBase,
+        offset: u32,
+        len: u32,
+    },
+    /// Whether the packet walks the chains of type nat, which only the first packet of a connection does: of the hooks that translate
+    /// sources, or destinations. One byte.
+    NatWalk { source: bool },
     /// What xtables' matches need beside these.
     Xt(XtField),
 }
@@ -73,6 +84,11 @@ impl Bytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.data[..usize::from(self.len)]
+    }
+
+    /// The first `len` bytes, zeros where there are fewer.
+    pub(super) fn padded(&self, len: usize) -> &[u8] {
+        &self.data[..len.min(Self::MAX)]
     }
 
     /// The first 16 bytes as a number, the first byte highest, zeros after the end.

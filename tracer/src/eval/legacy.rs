@@ -21,11 +21,9 @@ pub struct Compiled {
 /// Compiles a rule.
 pub fn compile(rule: &Rule, family: Family, fields: &mut Fields) -> Compiled {
     let place = Place { family, hook: None };
-    let conditions = rule
-        .matches
-        .iter()
-        .map(|what| Matcher::new(what, place, fields))
-        .collect();
+    let mut conditions = Matcher::of_ip(&rule.ip, family, fields);
+    let matches = rule.matches.iter();
+    conditions.extend(matches.map(|what| Matcher::new(what, place, fields)));
     let action = match &rule.jump {
         Jump::Target(target) => Some(Action::new(target, place, fields)),
         _ => None,

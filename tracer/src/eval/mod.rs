@@ -11,16 +11,28 @@
 //! | [`read`] | the one way from rules to data: loads lazily, notes what was read, keeps what rules wrote |
 //! | [`program`] | rulesets compiled once per generation; [`program::Program`] is the entry |
 //! | [`outcome`] | the ends that a walk can have |
-//! | [`walk`] | the explanation: phases, steps, the nearest miss |
+//! | [`walk`], [`miss`] | the explanation: phases, steps, the nearest miss |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
+mod code;
+mod compile;
+mod exthdr;
+mod fib;
 pub mod field;
+mod hash;
+mod headers;
 pub mod legacy;
 mod load;
+pub mod miss;
 pub mod outcome;
 pub mod packet;
 pub mod program;
 pub mod read;
+mod run;
+mod sets;
+mod steps;
+mod trail;
 pub mod walk;
 pub mod world;
+mod write;
 pub mod xt;

@@ -61,9 +61,9 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Whether the packet is gone: dropped, rejected, or queued where nobody may have listened, or taken over.
-    pub fn can_drop(self) -> bool {
-        self != Self::Accept
+    /// Whether the hook drops the packet.
+    pub fn is_drop(self) -> bool {
+        matches!(self, Self::Drop | Self::Reject)
     }
 }
 
@@ -109,9 +109,45 @@ pub struct Known {
     pub base: Option<ChainId>,
 }
 
+impl Known {
+    fn allows(&self, end: &End) -> bool {
+        let table = match end.decision {
+            Decision::Rule(rule) => rule.chain.table,
+            Decision::Policy(chain) => chain.table,
+            Decision::Passed => return false,
+        };
+        let engine = match table {
+            TableId::Nft(_) => EngineKind::Nftables,
+            TableId::Legacy(_) => EngineKind::Legacy,
+        };
+        let by_rule = matches!(end.decision, Decision::Rule(_));
+        end.fate.is_drop()
+            && self.engine.is_none_or(|known| known == engine)
+            && self.by_rule.is_none_or(|known| known == by_rule)
+            && self.base.is_none_or(|known| Some(known) == end.base)
+    }
+}
+
+impl Outcome {
+    /// What is left of the ends when it is known that the hook dropped the packet.
+    pub fn answer(&self, known: &Known) -> Answer<'_> {
+        if let Some(reason) = &self.incomplete {
+            return Answer::Unknown(reason.clone());
+        }
+        let ends: Vec<&End> = self.ends.iter().filter(|end| known.allows(end)).collect();
+        match ends[..] {
+            [end] => Answer::Computed(end),
+            [] => Answer::Unknown(Reason::missing(
+                "by what is known of the packet and the rules, none of them drops it",
+            )),
+            _ => Answer::Ambiguous(ends),
+        }
+    }
+}
+
 /// What the evaluator says about a drop.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<'a> {
     /// One end is left.
     Computed(&'a End),
     /// More than one is; each is possible.
@@ -143,9 +179,17 @@ impl std::fmt::Display for Words {
         if !wanted.is_empty() {
             write!(f, " {wanted}")?;
         }
-        match found.as_str() {
-            "" => write!(f, ", packet has none"),
-            found => write!(f, ", packet has {found}"),
+        match (subject.as_str(), found.as_str()) {
+            (_, "") => write!(f, ", packet has none"),
+            ("iif" | "iifname", name) => write!(f, ", packet came in on {name}"),
+            ("oif" | "oifname", name) => write!(f, ", packet goes out on {name}"),
+            (
+                "ct state" | "meta l4proto" | "meta nfproto" | "ip protocol" | "ip6 nexthdr",
+                found,
+            ) => {
+                write!(f, ", packet is {found}")
+            }
+            (_, found) => write!(f, ", packet has {found}"),
         }
     }
 }

@@ -1,38 +1,589 @@
 //! Rulesets compiled once per generation.
 
+use std::collections::HashMap;
+
 use super::{
-    field::Reason, outcome::Outcome, packet::Packet, read::Fields, walk::Walk, world::World,
+    code::{Code, Decided, Op},
+    compile::Compiler,
+    field::Reason,
+    headers::{BRIDGE, INET, IPV4, IPV6, NETDEV},
+    legacy,
+    outcome::{ChainId, Fate, Outcome, RuleId, TableId},
+    packet::Packet,
+    read::{Fields, Reader},
+    run,
+    sets::Lookup,
+    world::World,
+    write::{self, Kinds},
 };
 use crate::{
-    ruleset::{model::Ruleset, render::Names},
-    xtables::legacy::Table,
+    ruleset::{
+        expr::Verdict,
+        model::{Family, ObjectState, Ruleset, Set, Table},
+    },
+    xtables,
 };
+
+/// Priority of connection tracking (`NF_IP_PRI_CONNTRACK`).
+const CONNTRACK: i32 = -200;
+/// Priorities at which addresses are translated, whatever those of the chains of type nat are.
+const NAT_DESTINATION: i32 = -100;
+const NAT_SOURCE: i32 = 100;
+/// The most orders of chains with equal priorities that are tried.
+const MAX_ORDERS: usize = 24;
+
+/// A hook's list of functions: ingress is one list, whatever the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct HookKey {
+    pf: u8,
+    hook: u8,
+}
+
+impl HookKey {
+    pub(super) fn of(packet: &Packet<'_>) -> Self {
+        match (packet.pf, packet.hook) {
+            // `NF_INET_INGRESS`.
+            (INET | IPV4 | IPV6, 5) => Self {
+                pf: NETDEV,
+                hook: 0,
+            },
+            (pf, hook) => Self { pf, hook },
+        }
+    }
+}
+
+/// What a chain is to its hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Base {
+    /// Its chain.
+    pub(super) chain: u32,
+    pub(super) id: ChainId,
+    /// As the ruleset says.
+    pub(super) priority: i32,
+    /// Chains of type nat: whether sources or destinations are translated.
+    pub(super) nat: Option<bool>,
+    /// Device names of netdev and inet ingress chains.
+    pub(super) devices: Option<Vec<String>>,
+    pub(super) inet_ingress: bool,
+    /// Reads connection tracking's view before it is there.
+    pub(super) early: bool,
+    /// As early as connection tracking itself: which comes first is not known.
+    pub(super) with_tracking: bool,
+    /// Reads addresses before the hook translates them.
+    pub(super) before_nat: bool,
+}
+
+/// The base chains of a hook.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hook {
+    pub(super) bases: Vec<Base>,
+    /// The orders they can be in: indexes into `bases`.
+    pub(super) orders: Vec<Vec<usize>>,
+    /// There are more orders than that.
+    pub(super) unordered: bool,
+    /// What its rules may write.
+    pub(super) writes: Kinds,
+}
+
+/// A chain.
+#[derive(Debug, Clone)]
+pub(super) struct Chain {
+    pub(super) id: ChainId,
+    pub(super) rules: Vec<Code>,
+    /// Where its steps end.
+    pub(super) end: u32,
+    /// Of base chains.
+    pub(super) policy: Option<Fate>,
+}
+
+/// Chains of a table by name.
+pub(super) struct Jumps<'a>(HashMap<&'a str, u32>);
+
+impl Jumps<'_> {
+    /// What a verdict does.
+    pub(super) fn decided(&self, verdict: &Verdict) -> Decided {
+        let target = |make: fn(u32) -> Decided| {
+            let name = verdict.chain.as_deref().unwrap_or_default();
+            match self.0.get(name) {
+                Some(chain) => make(*chain),
+                None => {
+                    Decided::Unknown(Reason::new(false, format!("the chain {name} is not known")))
+                }
+            }
+        };
+        match verdict.code {
+            Verdict::DROP => Decided::End(Fate::Drop),
+            Verdict::ACCEPT => Decided::End(Fate::Accept),
+            Verdict::STOLEN => Decided::End(Fate::Stolen),
+            Verdict::CONTINUE => Decided::Continue,
+            Verdict::BREAK => Decided::Break,
+            Verdict::RETURN => Decided::Return,
+            Verdict::JUMP => target(Decided::Jump),
+            Verdict::GOTO => target(Decided::Goto),
+            // `NF_VERDICT_QBITS`, `NF_VERDICT_FLAG_QUEUE_BYPASS`.
+            code if code >= 0 && code & 0xff == Verdict::QUEUE => Decided::End(Fate::Queue {
+                number: (code >> 16) as u16,
+                bypass: code & 0x8000 != 0,
+            }),
+            code => Decided::Unknown(Reason::new(
+                false,
+                format!("the verdict {code} is not known"),
+            )),
+        }
+    }
+}
+
+/// Sets and objects of a table by name.
+pub(super) struct TableNames<'a> {
+    table: &'a Table,
+    /// The program's number of the table's first set.
+    first_set: u32,
+}
+
+impl<'a> TableNames<'a> {
+    pub(super) fn set(&self, name: &str) -> Option<(u32, &'a Set)> {
+        let mut sets = self.table.sets.iter().enumerate();
+        let (index, set) = sets.find(|(_, set)| set.name == name)?;
+        Some((self.first_set + index as u32, set))
+    }
+
+    pub(super) fn object(&self, kind: u32, name: &str) -> Option<&'a ObjectState> {
+        let mut objects = self.table.objects.iter();
+        let object = objects.find(|object| object.kind == kind && object.name == name)?;
+        Some(&object.state)
+    }
+}
 
 /// The rulesets of a network namespace at one moment, ready to be evaluated.
 #[derive(Debug, Clone, Default)]
 pub struct Program {
-    fields: Fields,
+    pub(super) fields: Fields,
+    pub(super) ops: Vec<Op>,
+    /// The expression that each step comes from.
+    pub(super) exprs: Vec<u16>,
+    pub(super) chains: Vec<Chain>,
+    pub(super) sets: Vec<Lookup>,
+    pub(super) hooks: HashMap<HookKey, Hook>,
 }
 
 impl Program {
     /// Compiles the nf_tables ruleset and the legacy tables of a network namespace.
-    pub fn new(nft: Option<&Ruleset>, legacy: &[Table]) -> Self {
-        let _ = (nft, legacy);
-        Self::default()
+    pub fn new(nft: Option<&Ruleset>, legacy: &[xtables::legacy::Table]) -> Self {
+        let mut program = Self::default();
+        let mut bases = Vec::new();
+        for (index, table) in nft.iter().flat_map(|nft| nft.tables.iter()).enumerate() {
+            program.table(index, table, &mut bases);
+        }
+        for (index, table) in legacy.iter().enumerate() {
+            program.legacy(index, table, &mut bases);
+        }
+        for (key, registered) in bases {
+            let hook = program.hooks.entry(key).or_default();
+            hook.bases.push(registered);
+        }
+        let mut hooks = std::mem::take(&mut program.hooks);
+        for hook in hooks.values_mut() {
+            program.order(hook);
+            let (chains, _) = program.reachable(hook.bases.iter().map(|base| base.chain));
+            hook.writes = chains
+                .iter()
+                .map(|chain| program.writes(*chain))
+                .fold(0, |a, b| a | b);
+        }
+        program.hooks = hooks;
+        program
     }
 
     /// Every end that the packet's walk through its hook can have.
     pub fn evaluate(&self, packet: &Packet<'_>, world: &World) -> Outcome {
-        let _ = (packet, world, &self.fields);
-        Outcome {
-            ends: Vec::new(),
-            incomplete: Some(Reason::missing("not evaluated")),
+        let mut reader = Reader::new(&self.fields, packet, world);
+        run::evaluate(self, packet, &mut reader)
+    }
+
+    /// The base chain with this number on the packet's hook.
+    pub(super) fn base(&self, packet: &Packet<'_>, chain: u32) -> Option<&Base> {
+        let hook = self.hooks.get(&HookKey::of(packet))?;
+        hook.bases.iter().find(|base| base.chain == chain)
+    }
+
+    /// Steps of a rule.
+    pub(super) fn steps(&self, chain: &Chain, rule: usize) -> std::ops::Range<usize> {
+        let start = chain.rules.get(rule).map_or(chain.end, |code| code.start);
+        let end = chain
+            .rules
+            .get(rule + 1)
+            .map_or(chain.end, |code| code.start);
+        start as usize..end as usize
+    }
+
+    fn table(&mut self, index: usize, table: &Table, bases: &mut Vec<(HookKey, Base)>) {
+        let table_id = TableId::Nft(index as u32);
+        let first = self.chains.len() as u32;
+        let chain_names = table.chains.iter().map(|chain| chain.name.as_str());
+        let jumps = Jumps(chain_names.zip(first..).collect());
+        let names = TableNames {
+            table,
+            first_set: self.sets.len() as u32,
+        };
+        self.sets
+            .extend(table.sets.iter().map(|set| Lookup::new(table, set, &jumps)));
+        for (number, chain) in (0..).zip(&table.chains) {
+            let id = ChainId {
+                table: table_id,
+                chain: number,
+            };
+            let mut rules = Vec::with_capacity(chain.rules.len());
+            for rule in &chain.rules {
+                let start = self.ops.len() as u32;
+                let mut compiler = Compiler {
+                    family: table.family,
+                    jumps: &jumps,
+                    names: &names,
+                    fields: &mut self.fields,
+                };
+                let steps = compiler.rule(rule);
+                let reads = self
+                    .fields
+                    .requested()
+                    .iter()
+                    .map(write::kind)
+                    .fold(0, |a, b| a | b);
+                for (op, expr) in steps {
+                    self.ops.push(op);
+                    self.exprs.push(expr);
+                }
+                rules.push(Code { start, reads });
+            }
+            let base = chain.base.as_ref();
+            self.chains.push(Chain {
+                id,
+                rules,
+                end: self.ops.len() as u32,
+                policy: base.map(|base| match base.policy {
+                    0 => Fate::Drop,
+                    _ => Fate::Accept,
+                }),
+            });
+            let Some(base) = base.filter(|_| table.flags & Table::DORMANT == 0) else {
+                continue;
+            };
+            let hook = base.hook as u8;
+            let nat = (base.kind == "nat").then_some(matches!(hook, 1 | 4));
+            let pfs: &[u8] = match (table.family, hook) {
+                (Family::Inet, 5) => &[NETDEV],
+                (Family::Inet, _) => &[IPV4, IPV6],
+                (Family::Ip, _) => &[IPV4],
+                (Family::Ip6, _) => &[IPV6],
+                (Family::Arp, _) => &[3],
+                (Family::Bridge, _) => &[BRIDGE],
+                (Family::Netdev, _) => &[NETDEV],
+                (Family::Other(_), _) => &[],
+            };
+            let inet_ingress = table.family == Family::Inet && hook == 5;
+            for pf in pfs {
+                let key = HookKey {
+                    pf: *pf,
+                    hook: if inet_ingress { 0 } else { hook },
+                };
+                let on_device = *pf == NETDEV;
+                let base = Base::new(key, id, first + number, base.priority, nat);
+                bases.push((
+                    key,
+                    Base {
+                        devices: on_device.then(|| chain_devices(chain)),
+                        inet_ingress,
+                        ..base
+                    },
+                ));
+            }
         }
     }
 
-    /// The walk step by step, to the end that is known of it or to the first it can have, with the nearest miss.
-    pub fn explain(&self, packet: &Packet<'_>, world: &World, names: &Names) -> Option<Walk> {
-        let _ = (packet, world, names);
-        None
+    fn legacy(
+        &mut self,
+        index: usize,
+        table: &xtables::legacy::Table,
+        bases: &mut Vec<(HookKey, Base)>,
+    ) {
+        let table_id = TableId::Legacy(index as u32);
+        let first = self.chains.len() as u32;
+        for (number, chain) in (0..).zip(&table.chains) {
+            let mut rules = Vec::with_capacity(chain.rules.len());
+            for rule in &chain.rules {
+                let start = self.ops.len() as u32;
+                let compiled = legacy::compile(rule, table.family, &mut self.fields);
+                let reads = self
+                    .fields
+                    .requested()
+                    .iter()
+                    .map(write::kind)
+                    .fold(0, |a, b| a | b);
+                for (at, matcher) in (0..).zip(compiled.conditions) {
+                    self.ops.push(Op::Match(Box::new(matcher)));
+                    self.exprs.push(at);
+                }
+                let verdict = match compiled.action {
+                    Some(action) => Op::Action(Box::new(action)),
+                    None => Op::Verdict(legacy_jump(&rule.jump, first)),
+                };
+                self.ops.push(verdict);
+                self.exprs.push(u16::MAX);
+                rules.push(Code { start, reads });
+            }
+            let policy = chain.base.as_ref().map(|base| match base.policy {
+                xtables::legacy::Jump::Drop => Fate::Drop,
+                _ => Fate::Accept,
+            });
+            self.chains.push(Chain {
+                id: ChainId {
+                    table: table_id,
+                    chain: number,
+                },
+                rules,
+                end: self.ops.len() as u32,
+                policy,
+            });
+        }
+        let pf = match table.family {
+            xtables::Family::V4 => IPV4,
+            xtables::Family::V6 => IPV6,
+        };
+        for (hook, chain) in (0..).zip(table.hooks) {
+            let Some(chain) = chain.filter(|chain| *chain < table.chains.len()) else {
+                continue;
+            };
+            let (priority, nat) = match table.name.as_str() {
+                "raw" => (-300, None),
+                "mangle" => (-150, None),
+                "nat" if matches!(hook, 1 | 4) => (NAT_SOURCE, Some(true)),
+                "nat" => (NAT_DESTINATION, Some(false)),
+                "security" => (50, None),
+                _ => (0, None),
+            };
+            let id = ChainId {
+                table: table_id,
+                chain: chain as u32,
+            };
+            let key = HookKey { pf, hook };
+            bases.push((key, Base::new(key, id, first + chain as u32, priority, nat)));
+        }
     }
+
+    /// Sorts a hook's chains by priority, and finds the orders that those of equal priority can be in.
+    fn order(&self, hook: &mut Hook) {
+        // What is registered later comes first (`nf_hook_entries_grow()`); within a table the handles tell.
+        hook.bases
+            .sort_by_key(|base| (base.rank(), base.id.table, std::cmp::Reverse(base.id.chain)));
+        let mut orders: Vec<Vec<usize>> = vec![Vec::new()];
+        let mut at = 0;
+        while let Some(first) = hook.bases.get(at) {
+            let same = hook.bases[at..]
+                .iter()
+                .take_while(|base| base.rank() == first.rank())
+                .count();
+            let group: Vec<usize> = (at..at + same).collect();
+            at += same;
+            // Groups of one table, newest table first.
+            let mut tables: Vec<Vec<usize>> = group
+                .chunk_by(|a, b| {
+                    let table = |index: &usize| hook.bases.get(*index).map(|base| base.id.table);
+                    table(a) == table(b)
+                })
+                .map(<[usize]>::to_vec)
+                .collect();
+            tables.reverse();
+            let matters = tables
+                .iter()
+                .filter(|chains| {
+                    let bases = chains.iter().filter_map(|index| hook.bases.get(*index));
+                    self.can_matter(bases.map(|base| base.chain))
+                })
+                .count();
+            let arranged = if matters > 1 && tables.len() <= 4 {
+                permutations(tables)
+            } else {
+                hook.unordered |= matters > 1;
+                vec![tables.concat()]
+            };
+            if orders.len() * arranged.len() > MAX_ORDERS {
+                hook.unordered = true;
+                for order in &mut orders {
+                    order.extend(arranged.first().into_iter().flatten());
+                }
+                continue;
+            }
+            orders = orders
+                .iter()
+                .flat_map(|order| {
+                    arranged
+                        .iter()
+                        .map(|group| [order.as_slice(), group].concat())
+                })
+                .collect();
+        }
+        hook.orders = orders;
+    }
+
+    /// Whether the chains can end a packet's way or change it.
+    fn can_matter(&self, chains: impl Iterator<Item = u32>) -> bool {
+        let (reached, by_map) = self.reachable(chains);
+        by_map
+            || reached.iter().any(|chain| {
+                let chain = self.chains.get(*chain as usize);
+                chain.is_some_and(|chain| chain.policy == Some(Fate::Drop))
+                    || self.chain_ops(chain).iter().any(|op| match op {
+                        Op::Verdict(Decided::End(fate)) => *fate != Fate::Accept,
+                        Op::Verdict(Decided::Unknown(_))
+                        | Op::Action(_)
+                        | Op::Match(_)
+                        | Op::Synproxy { .. }
+                        | Op::Write { .. }
+                        | Op::Assign(_)
+                        | Op::Dynset { .. } => true,
+                        _ => false,
+                    })
+            })
+    }
+
+    fn chain_ops(&self, chain: Option<&Chain>) -> &[Op] {
+        let Some(chain) = chain else { return &[] };
+        let start = chain.rules.first().map_or(chain.end, |rule| rule.start);
+        self.ops
+            .get(start as usize..chain.end as usize)
+            .unwrap_or_default()
+    }
+
+    /// The chains that can be come to from these, and whether a map with verdicts that end the way is among their rules.
+    fn reachable(&self, from: impl Iterator<Item = u32>) -> (Vec<u32>, bool) {
+        let mut todo: Vec<u32> = from.collect();
+        let mut seen = Vec::new();
+        let mut by_map = false;
+        while let Some(chain) = todo.pop() {
+            if seen.contains(&chain) {
+                continue;
+            }
+            seen.push(chain);
+            for op in self.chain_ops(self.chains.get(chain as usize)) {
+                match op {
+                    Op::Verdict(Decided::Jump(to) | Decided::Goto(to)) => todo.push(*to),
+                    Op::Lookup {
+                        set, verdict: true, ..
+                    } => {
+                        let set = self.sets.get(*set as usize);
+                        for entry in set.iter().flat_map(|set| &set.entries) {
+                            match &entry.gives {
+                                super::sets::Gives::Verdict(
+                                    Decided::Jump(to) | Decided::Goto(to),
+                                ) => todo.push(*to),
+                                super::sets::Gives::Verdict(Decided::End(Fate::Accept)) => {}
+                                _ => by_map = true,
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (seen, by_map)
+    }
+
+    fn writes(&self, chain: u32) -> Kinds {
+        self.chain_ops(self.chains.get(chain as usize))
+            .iter()
+            .map(|op| match op {
+                Op::Write { field, .. } => write::kind(field),
+                Op::Assign(assigned) => write::kind(&assigned.0),
+                Op::Action(action) => action
+                    .writes()
+                    .iter()
+                    .map(write::kind)
+                    .fold(0, |a, b| a | b),
+                _ => 0,
+            })
+            .fold(0, |a, b| a | b)
+    }
+
+    /// The number of fields that rules read.
+    pub fn field_count(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// The rule's identity.
+    pub(super) fn rule_id(&self, chain: u32, rule: usize) -> Option<RuleId> {
+        Some(RuleId {
+            chain: self.chains.get(chain as usize)?.id,
+            rule: rule as u32,
+        })
+    }
+}
+
+impl Base {
+    fn new(key: HookKey, id: ChainId, chain: u32, priority: i32, nat: Option<bool>) -> Self {
+        let ip = matches!(key.pf, IPV4 | IPV6);
+        let tracks = ip && matches!(key.hook, 0 | 3);
+        let translates = match key.hook {
+            0 | 3 => NAT_DESTINATION,
+            _ => NAT_SOURCE,
+        };
+        Self {
+            chain,
+            id,
+            priority,
+            nat,
+            devices: None,
+            inet_ingress: false,
+            early: tracks && priority < CONNTRACK,
+            with_tracking: tracks && priority == CONNTRACK,
+            before_nat: ip && key.hook != 2 && (nat.is_some() || priority <= translates),
+        }
+    }
+
+    /// Where it is in its hook: chains of type nat are called from where addresses are translated.
+    fn rank(&self) -> (i32, i32) {
+        match self.nat {
+            Some(true) => (NAT_SOURCE, self.priority),
+            Some(false) => (NAT_DESTINATION, self.priority),
+            None => (self.priority, 0),
+        }
+    }
+}
+
+fn chain_devices(chain: &crate::ruleset::model::Chain) -> Vec<String> {
+    chain
+        .base
+        .as_ref()
+        .map_or(Vec::new(), |base| base.devices.clone())
+}
+
+fn legacy_jump(jump: &xtables::legacy::Jump, first: u32) -> Decided {
+    use xtables::legacy::Jump;
+    match jump {
+        Jump::Next => Decided::Continue,
+        Jump::Accept => Decided::End(Fate::Accept),
+        Jump::Drop => Decided::End(Fate::Drop),
+        Jump::Queue => Decided::End(Fate::Queue {
+            number: 0,
+            bypass: false,
+        }),
+        Jump::Return => Decided::Return,
+        Jump::Chain(chain) => Decided::Jump(first + *chain as u32),
+        Jump::Goto(chain) => Decided::Goto(first + *chain as u32),
+        Jump::Target(_) => Decided::Unknown(Reason::missing("the target was not compiled")),
+    }
+}
+
+/// Every order of these groups.
+fn permutations(groups: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    if groups.len() <= 1 {
+        return vec![groups.concat()];
+    }
+    let mut all = Vec::new();
+    for first in 0..groups.len() {
+        let mut rest = groups.clone();
+        let head = rest.remove(first);
+        for tail in permutations(rest) {
+            all.push([head.as_slice(), &tail].concat());
+        }
+    }
+    all
 }

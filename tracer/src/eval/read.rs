@@ -5,10 +5,13 @@ use std::collections::HashMap;
 
 use super::{
     field::{Field, Reason, Value},
+    hash::BuildQuick,
     load,
     packet::Packet,
     world::World,
+    write::{self, Kinds},
 };
+use crate::ruleset::expr::PayloadBase;
 
 /// A field by its number in a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,17 +27,24 @@ impl Slot {
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
     list: Vec<Field>,
-    slots: HashMap<Field, Slot>,
+    slots: HashMap<Field, Slot, BuildQuick>,
+    requested: Vec<Field>,
 }
 
 impl Fields {
     /// The field's number; it gets one if it has none.
     pub fn slot(&mut self, field: Field) -> Slot {
+        self.requested.push(field);
         *self.slots.entry(field).or_insert_with(|| {
             let slot = Slot(self.list.len() as u32);
             self.list.push(field);
             slot
         })
+    }
+
+    /// The fields that were asked for since this was last called.
+    pub(super) fn requested(&mut self) -> Vec<Field> {
+        std::mem::take(&mut self.requested)
     }
 
     /// How many there are.
@@ -65,9 +75,16 @@ impl Loaded {
     }
 }
 
-/// What rules wrote on the way, newest last.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Writes(Vec<(Field, Value)>);
+/// Where in the hook a chain is, as far as it makes a difference to what it reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Phase {
+    /// Before connection tracking.
+    pub(super) early: bool,
+    /// As early as connection tracking: which comes first is not known.
+    pub(super) with_tracking: bool,
+    /// Before addresses are translated.
+    pub(super) before_nat: bool,
+}
 
 /// Reads the fields of one packet for one walk.
 #[derive(Debug)]
@@ -79,7 +96,13 @@ pub struct Reader<'r> {
     log: Vec<Field>,
     /// Fields that no rule of the program has a number for.
     extra: Vec<(Field, Loaded)>,
-    writes: Writes,
+    /// What rules wrote on the way, newest last.
+    writes: Vec<(Field, Value)>,
+    /// What is not known before it is written.
+    open: Kinds,
+    phase: Phase,
+    /// The quick way will not do.
+    special: bool,
     scratch: Option<Loaded>,
 }
 
@@ -93,7 +116,10 @@ impl<'r> Reader<'r> {
             loaded: vec![None; fields.len()],
             log: Vec::new(),
             extra: Vec::new(),
-            writes: Writes::default(),
+            writes: Vec::new(),
+            open: 0,
+            phase: Phase::default(),
+            special: false,
             scratch: None,
         }
     }
@@ -108,6 +134,11 @@ impl<'r> Reader<'r> {
         &self.load(slot).value
     }
 
+    /// The field that has this number.
+    pub(super) fn field(&self, slot: Slot) -> Option<Field> {
+        self.fields.list.get(slot.index()).copied()
+    }
+
     /// The value and its first 16 bytes as a number, see [`super::field::Bytes::wide`].
     pub fn wide(&mut self, slot: Slot) -> (&Value, u128) {
         let loaded = self.load(slot);
@@ -116,11 +147,69 @@ impl<'r> Reader<'r> {
 
     /// The value of any field.
     pub fn read(&mut self, field: Field) -> Value {
-        if let Some(&slot) = self.fields.slots.get(&field) {
-            return self.value(slot).clone();
+        if self.special
+            && let Some(value) = self.written(field)
+        {
+            return value;
         }
-        if let Some(written) = self.written(field) {
-            return written;
+        self.shown(self.in_phase(field))
+    }
+
+    /// Sets a field for the rest of the walk; [`Value::Unknown`] where the rule says nothing of the new value.
+    pub fn write(&mut self, field: Field, value: Value) {
+        self.writes.push((field, value));
+        self.special = true;
+    }
+
+    /// The fields that were read, in order.
+    pub fn log(&self) -> &[Field] {
+        &self.log
+    }
+
+    /// Enters a base chain.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.judge();
+    }
+
+    /// What was written so far.
+    pub(super) fn writes(&self) -> &[(Field, Value)] {
+        &self.writes
+    }
+
+    /// Goes on as another walk, in which this was written.
+    pub(super) fn set_writes(&mut self, writes: Vec<(Field, Value)>) {
+        self.writes = writes;
+        self.judge();
+    }
+
+    /// Takes back all but the first writes.
+    pub(super) fn truncate_writes(&mut self, len: usize) {
+        self.writes.truncate(len);
+        self.judge();
+    }
+
+    /// Whether something of this kind was written.
+    pub(super) fn has_written(&self, kind: Kinds) -> bool {
+        self.writes
+            .iter()
+            .any(|(field, _)| write::kind(field) & kind != 0)
+    }
+
+    /// What is not known before it is written.
+    pub(super) fn set_open(&mut self, open: Kinds) {
+        self.open = open;
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        self.special = !self.writes.is_empty() || self.open != 0 || self.phase != Phase::default();
+    }
+
+    /// What the packet itself shows, whatever rules wrote.
+    pub(super) fn shown(&mut self, field: Field) -> Value {
+        if let Some(slot) = self.fields.slots.get(&field) {
+            return self.shown_slot(*slot).value.clone();
         }
         if let Some((_, loaded)) = self.extra.iter().find(|(known, _)| *known == field) {
             return loaded.value.clone();
@@ -131,24 +220,25 @@ impl<'r> Reader<'r> {
         value
     }
 
-    /// Sets a field for the rest of the walk; [`Value::Unknown`] where the rule says nothing of the new value.
-    pub fn write(&mut self, field: Field, value: Value) {
-        self.writes.0.push((field, value));
-    }
-
-    /// The fields that were read, in order.
-    pub fn log(&self) -> &[Field] {
-        &self.log
-    }
-
     fn load(&mut self, slot: Slot) -> &Loaded {
-        let index = slot.index();
-        if !self.writes.0.is_empty()
-            && let Some(field) = self.fields.list.get(index)
-            && let Some(written) = self.written(*field)
+        if self.special
+            && let Some(&field) = self.fields.list.get(slot.index())
         {
-            return self.scratch.insert(Loaded::new(written));
+            let adjusted = self.in_phase(field);
+            let value = match self.written(field) {
+                Some(written) => Some(written),
+                None if adjusted != field => Some(self.shown(adjusted)),
+                None => None,
+            };
+            if let Some(value) = value {
+                return self.scratch.insert(Loaded::new(value));
+            }
         }
+        self.shown_slot(slot)
+    }
+
+    fn shown_slot(&mut self, slot: Slot) -> &Loaded {
+        let index = slot.index();
         let Self {
             fields,
             packet,
@@ -170,14 +260,33 @@ impl<'r> Reader<'r> {
         })
     }
 
+    /// What a field means where the walk is.
+    fn in_phase(&self, field: Field) -> Field {
+        match field {
+            Field::Ct { key, direction } if self.phase.early => Field::CtEarly { key, direction },
+            Field::Payload { base, offset, len }
+                if self.phase.before_nat
+                    && matches!(base, PayloadBase::Network | PayloadBase::Transport) =>
+            {
+                Field::BeforeNat { base, offset, len }
+            }
+            field => field,
+        }
+    }
+
     /// What rules made of the field, if one touched it.
     fn written(&self, field: Field) -> Option<Value> {
-        let (_, value) = self
-            .writes
-            .0
-            .iter()
-            .rev()
-            .find(|(written, _)| *written == field)?;
-        Some(value.clone())
+        let effect = |(written, value): &(Field, Value)| write::effect(written, value, &field);
+        if let Some(value) = self.writes.iter().rev().find_map(effect) {
+            return Some(value);
+        }
+        let kind = write::kind(&field);
+        if self.phase.with_tracking && matches!(field, Field::Ct { .. }) {
+            return Some(Value::Unknown(Reason::missing(
+                "whether tracking comes before this chain is not known",
+            )));
+        }
+        let open = kind & self.open;
+        (open != 0).then(|| Value::Unknown(write::reason(open)))
     }
 }

@@ -4,7 +4,7 @@
 //! the BPF programs do not expect, switches that feature off and leaves the others alone. So do
 //! the facts that the BPF programs have hard-coded and that turn out to be false.
 
-use fwtrace_abi::{ABSENT, CT_BYTES, Layout, SKB_BYTES, STATE_BYTES, TUPLE_LEN};
+use fwtrace_abi::{ABSENT, CT_BYTES, Layout, SKB_BYTES, STATE_BYTES, TABLE_NAME, TUPLE_LEN};
 
 use super::types::KernelTypes;
 
@@ -37,6 +37,8 @@ pub enum Feature {
     ConntrackHooks,
     /// The sending process.
     Process,
+    /// The exact rule of iptables-legacy, by the counters of its tables.
+    KernelCounters,
     /// How the packet was addressed on its link, and its priority.
     PacketMeta,
     /// The owner of the packet's socket.
@@ -63,6 +65,7 @@ impl Feature {
         Self::ConntrackZone,
         Self::ConntrackHooks,
         Self::Process,
+        Self::KernelCounters,
         Self::PacketMeta,
         Self::Socket,
         Self::SocketCgroup,
@@ -85,6 +88,7 @@ impl Feature {
             Self::ConntrackZone => "conntrack-zone",
             Self::ConntrackHooks => "conntrack-hooks",
             Self::Process => "process",
+            Self::KernelCounters => "kernel-counters",
             Self::PacketMeta => "packet-meta",
             Self::Socket => "socket",
             Self::SocketCgroup => "socket-cgroup",
@@ -108,6 +112,7 @@ impl Feature {
             Self::ConntrackZone => "the connection's zone",
             Self::ConntrackHooks => "telling untracked packets from invalid ones",
             Self::Process => "the process that sent the packet",
+            Self::KernelCounters => "the exact rule of iptables-legacy, by the kernel's counters",
             Self::PacketMeta => "the packet's type on its link, and its priority",
             Self::Socket => "the user and group that own the packet's socket",
             Self::SocketCgroup => "the control group of the packet's socket",
@@ -132,6 +137,7 @@ impl Feature {
             Self::ConntrackZone => "ct zone is not known",
             Self::ConntrackHooks => "a packet without connection is shown with state unknown",
             Self::Process => "no process with packets sent from this machine",
+            Self::KernelCounters => "which rule of iptables-legacy dropped is not known",
             Self::PacketMeta => "meta pkttype and meta priority cannot be evaluated",
             Self::Socket => "meta skuid, meta skgid and -m owner cannot be evaluated",
             Self::SocketCgroup => "socket cgroupv2 cannot be evaluated",
@@ -194,6 +200,10 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "net_hooks_ipv4" | "net_hooks_ipv6" => (F::ConntrackHooks, &[40]),
         "hook_entries_num" => (F::ConntrackHooks, &[2]),
         "hook_entries_hooks" => (F::ConntrackHooks, &[]),
+        "xt_private" | "task_nsproxy" | "nsproxy_net" => (F::KernelCounters, &[8]),
+        "xt_size" | "xt_number" => (F::KernelCounters, &[4]),
+        "xt_name" => (F::KernelCounters, &[TABLE_NAME as u64]),
+        "xt_entries" | "array_pptrs" => (F::KernelCounters, &[]),
         "skb_priority" => (F::PacketMeta, &[4]),
         // Three bits at the start of a byte (include/linux/skbuff.h, v6.18).
         "skb_pkt_type" => (F::PacketMeta, &[1]),
@@ -248,6 +258,18 @@ const FACTS: &[(Feature, &str, Fact)] = &[
     (
         Feature::ConntrackHooks,
         "nf_hook_entry.priv",
+        Fact::Bits(64, 64),
+    ),
+    // include/uapi/linux/netfilter/x_tables.h
+    (Feature::KernelCounters, "xt_counters", Fact::Size(16)),
+    (
+        Feature::KernelCounters,
+        "xt_counters.pcnt",
+        Fact::Bits(0, 64),
+    ),
+    (
+        Feature::KernelCounters,
+        "xt_counters.bcnt",
         Fact::Bits(64, 64),
     ),
     // include/net/netfilter/nf_conntrack_tuple.h; TUPLE_LEN says what is where.

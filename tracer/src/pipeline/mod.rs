@@ -6,6 +6,7 @@
 //! with --trace: the kernel's traces -> Tracing, which joins them with the drops of a batch before they are attributed
 //! ```
 
+mod legacy;
 mod namespaces;
 mod start;
 mod trace;
@@ -144,12 +145,16 @@ async fn live(
     loop {
         let step = tokio::select! {
             batch = batches.recv() => match batch {
-                Some(batch) => run.batch(&batch, batches.is_empty()),
+                Some(batch) => {
+                    batch.iter().for_each(|raw| tracer.note(&raw.record));
+                    run.batch(&batch, batches.is_empty())
+                }
                 None => break,
             },
             Some(change) = changed.recv() => run.emit(&change),
             _ = tick.tick() => {
                 run.namespaces.borrow_mut().poll_legacy();
+                run.sync_legacy(&mut tracer);
                 vanished = run.let_go(&mut tracer)?;
                 run.report_losses(&tracer)
             }
@@ -163,6 +168,9 @@ async fn live(
         }
         if run.left == Some(0) || vanished.is_some() {
             break;
+        }
+        if tracer.is_legacy_due() {
+            run.sync_legacy(&mut tracer);
         }
         if run.suspicious && calibrated.elapsed() >= RECALIBRATE {
             run.suspicious = false;
@@ -273,6 +281,14 @@ impl Run<'_> {
             told.tell(&mut event);
             event
         })
+    }
+
+    /// Takes in legacy tables that are new or have been replaced.
+    fn sync_legacy(&mut self, tracer: &mut Tracer) {
+        let mut namespaces = self.namespaces.borrow_mut();
+        for line in tracer.sync_legacy(&mut namespaces, &mut self.attributor) {
+            self.sink.say(&line);
+        }
     }
 
     /// Lets go of dead namespaces; tells which, if none is left to watch.

@@ -189,6 +189,16 @@ impl Namespaces {
         !self.all && self.watched.is_empty()
     }
 
+    /// The namespaces whose legacy tables can be read: inode, epoch, the namespace, its tables.
+    pub(super) fn legacy_tables(
+        &mut self,
+    ) -> impl Iterator<Item = (u32, u64, &NetNs, &mut Tables)> {
+        self.watched.iter_mut().filter_map(|(inode, watched)| {
+            let netns = watched.file.as_ref()?;
+            Some((*inode, watched.epoch, netns, watched.legacy.as_mut()?))
+        })
+    }
+
     /// Looks for replaced legacy tables: nobody tells of them.
     pub(super) fn poll_legacy(&mut self) {
         let mut errors = Vec::new();

@@ -2,10 +2,11 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use fwtrace_abi::{Counters, Layout, Settings, Site};
+use fwtrace_abi::{Counters, Layout, Record, Settings, Site};
 use tokio::sync::mpsc;
 
 use super::{
+    legacy::Legacy,
     namespaces::Namespaces,
     trace::{TraceError, Tracing},
 };
@@ -13,6 +14,7 @@ use crate::{
     attribute::{Attributor, Locations},
     bpf::{
         calibrate::{CalibrationError, Calibrator},
+        legacy,
         load::{BpfError, Programs},
         reader::{RawDrop, Reader},
         slots::UNLEARNT,
@@ -38,6 +40,22 @@ const CONNTRACK_HOOKS: [&str; 4] = [
     "ipv6_conntrack_in",
     "ipv6_conntrack_local",
 ];
+
+/// The hook functions of ip_tables and ip6_tables, in the order of `Settings::legacy_hooks`.
+const LEGACY_HOOKS: [&str; 4] = [
+    "ipt_do_table",
+    "iptable_mangle_hook",
+    "ip6t_do_table",
+    "ip6table_mangle_hook",
+];
+/// Those of nf_tables for IP, in the order of `Settings::nftables_hooks`.
+const NFTABLES_HOOKS: [&str; 3] = [
+    "nft_do_chain_ipv4",
+    "nft_do_chain_ipv6",
+    "nft_do_chain_inet",
+];
+/// Where the rules of ip_tables drop.
+const HOOK_SLOW: &str = "nf_hook_slow";
 
 /// Why a run cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +120,9 @@ pub fn kernel() -> Result<Kernel, StartError> {
             let names: Vec<&'static str> = hooks::caller_names()
                 .chain(["nft_do_chain"])
                 .chain(CONNTRACK_HOOKS)
+                .chain([HOOK_SLOW])
+                .chain(LEGACY_HOOKS)
+                .chain(NFTABLES_HOOKS)
                 .collect();
             Symbols::load(&names)
         });
@@ -123,6 +144,8 @@ pub(super) struct Tracer {
     calibrator: Calibrator,
     settings: Settings,
     reader: Reader,
+    /// `None`: which legacy rule dropped cannot be told.
+    legacy: Option<Legacy>,
 }
 
 /// A run that has begun.
@@ -157,13 +180,20 @@ pub(super) fn start(
     settings.want_stack = 1;
     plan.apply(&mut settings, |name| kernel.reasons.value(name))?;
     if let Ok(symbols) = &kernel.symbols {
-        settings.conntrack_hooks =
-            CONNTRACK_HOOKS.map(|name| symbols.range(name).map_or(0, |range| range.start));
+        let start = |name| symbols.range(name).map_or(0, |range| range.start);
+        settings.conntrack_hooks = CONNTRACK_HOOKS.map(start);
+        settings.legacy_hooks = LEGACY_HOOKS.map(start);
+        settings.nftables_hooks = NFTABLES_HOOKS.map(start);
+        settings.hook_slow = symbols
+            .range(HOOK_SLOW)
+            .map_or([0; 2], |range| [range.start, range.end]);
     }
 
     let mut notes: Vec<String> = kernel
         .missing
         .iter()
+        // Its types come with the first table of iptables-legacy, and go with the last one.
+        .filter(|m| m.feature != Feature::KernelCounters)
         .map(|m| format!("{m}: {}", m.feature.cost()))
         .collect();
     if let Err(error) = &kernel.symbols {
@@ -219,24 +249,45 @@ pub(super) fn start(
             namespaces.borrow_mut().add(&netns);
         }
     }
+    let mut legacy = None;
+    if plan.evidence == Ladder::Best && counts(&kernel, &settings) {
+        match legacy::Counters::new(&mut programs, &kernel.layout) {
+            Ok(counters) => legacy = Some(Legacy::new(counters)),
+            Err(error) => notes.push(format!("{error}: {}", Feature::KernelCounters.cost())),
+        }
+    }
     let ring = programs.take_ring("RING")?;
     let (reader, batches) = Reader::start(ring, BATCHES)?;
     programs.attach("drops")?;
     programs.detach("calibrate")?;
     programs.forget_btf();
     let locations = Locations::new(kernel.symbols.unwrap_or_default(), &sites);
+    let mut attributor = Attributor::new(kernel.reasons, locations, netfilter_drop);
+    let mut tracer = Tracer {
+        programs,
+        calibrator,
+        settings,
+        reader,
+        legacy,
+    };
+    notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
     Ok(Started {
-        tracer: Tracer {
-            programs,
-            calibrator,
-            settings,
-            reader,
-        },
-        attributor: Attributor::new(kernel.reasons, locations, netfilter_drop),
+        tracer,
+        attributor,
         batches,
         tracing,
         notes,
     })
+}
+
+/// Whether the rules of legacy tables can be told by their counters.
+fn counts(kernel: &Kernel, settings: &Settings) -> bool {
+    let needed = [
+        Feature::KernelCounters,
+        Feature::HookState,
+        Feature::ConntrackHooks,
+    ];
+    needed.into_iter().all(|feature| kernel.has(feature)) && settings.hook_slow[0] != 0
 }
 
 fn install(settings: &mut Settings, sites: &[Site]) {
@@ -273,8 +324,35 @@ impl Tracer {
         Ok(line)
     }
 
+    /// Takes a look at a record: it may say that legacy tables are others by now.
+    pub(super) fn note(&mut self, record: &Record) {
+        if let Some(legacy) = &mut self.legacy {
+            legacy.note(record);
+        }
+    }
+
+    /// Whether drops wait for legacy tables to be taken in.
+    pub(super) fn is_legacy_due(&self) -> bool {
+        self.legacy.as_ref().is_some_and(Legacy::is_due)
+    }
+
+    /// Takes in legacy tables that are new or have been replaced; gives lines for the user.
+    pub(super) fn sync_legacy(
+        &mut self,
+        namespaces: &mut Namespaces,
+        attributor: &mut Attributor,
+    ) -> Vec<String> {
+        let Some(legacy) = &mut self.legacy else {
+            return Vec::new();
+        };
+        legacy.sync(&mut self.programs, namespaces, attributor)
+    }
+
     /// Stops watching a namespace; its inode may be used again.
     pub(super) fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+        if let Some(legacy) = &mut self.legacy {
+            legacy.forget(&mut self.programs, netns)?;
+        }
         self.programs.unwatch(netns)
     }
 

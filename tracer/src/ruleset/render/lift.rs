@@ -28,6 +28,10 @@ pub(super) struct Statement<'a> {
     pub(super) removed: bool,
     /// One end of what may be a range.
     pub(super) bound: Option<(Node<'a>, CmpOp, Vec<u8>)>,
+    /// The index of the expression that ends it.
+    pub(super) expr: usize,
+    /// Of a match: what is compared.
+    pub(super) subject: Option<Node<'a>>,
 }
 
 /// See the module.
@@ -36,14 +40,13 @@ pub(super) struct Lifter<'a> {
     pub(super) context: Context,
     pub(super) statements: Vec<Statement<'a>>,
     registers: [Option<Node<'a>>; SLOTS],
+    /// The index of the expression at hand.
+    expr: usize,
 }
 
 /// The text of a rule's statements.
 pub(super) fn statements(printer: &Printer<'_>, rule: &Rule) -> Vec<String> {
-    let mut lifter = Lifter::new(printer);
-    for expr in rule.exprs.iter().take(MAX_EXPRS) {
-        lifter.step(expr);
-    }
+    let mut lifter = lift(printer, rule);
     if let Some(more) = rule
         .exprs
         .len()
@@ -57,6 +60,16 @@ pub(super) fn statements(printer: &Printer<'_>, rule: &Rule) -> Vec<String> {
         .into_iter()
         .filter(|statement| !statement.removed);
     kept.map(|statement| statement.text).collect()
+}
+
+/// The rule's statements.
+pub(super) fn lift<'a>(printer: &'a Printer<'a>, rule: &Rule) -> Lifter<'a> {
+    let mut lifter = Lifter::new(printer);
+    for (index, expr) in rule.exprs.iter().enumerate().take(MAX_EXPRS) {
+        lifter.expr = index;
+        lifter.step(expr);
+    }
+    lifter
 }
 
 /// The text of an expression that stands alone: of a set, an element, an object.
@@ -94,6 +107,7 @@ impl<'a> Lifter<'a> {
             context: Context::new(printer.table.family),
             statements: Vec::new(),
             registers: [const { None }; SLOTS],
+            expr: 0,
         }
     }
 
@@ -103,8 +117,17 @@ impl<'a> Lifter<'a> {
             text,
             removed: false,
             bound: None,
+            expr: self.expr,
+            subject: None,
         });
         self.statements.len() - 1
+    }
+
+    /// Says what the last statement compares.
+    pub(super) fn set_subject(&mut self, subject: &Node<'a>) {
+        if let Some(statement) = self.statements.last_mut() {
+            statement.subject = Some(subject.clone());
+        }
     }
 
     /// Adds a statement with an effect.
@@ -328,6 +351,9 @@ impl<'a> Lifter<'a> {
                 let node = self.complete(map(key));
                 let text = node.text(self.printer, node.kind());
                 self.push_match(text);
+                if let Node::Map { key, .. } = &node {
+                    self.set_subject(key);
+                }
             }
             Some(dreg) => self.load(dreg, map(key)),
         }

@@ -9,6 +9,7 @@
 //! | `lift`, `load` | register machine -> trees and statements |
 //! | `relation`, `complete` | matches; which names packet bytes get |
 //! | `context` | what a rule has said about the protocols so far |
+//! | `condition` | a rule's matches one by one, and what a packet has instead |
 //! | `statement`, `nat`, `stateful` | everything that is not a match |
 //! | `node` | the trees, and their text |
 //! | `set`, `key` | elements of sets and maps, and what they are |
@@ -17,6 +18,7 @@
 //! | `listing` | whole rulesets |
 
 mod complete;
+mod condition;
 mod context;
 mod exthdr;
 mod key;
@@ -36,6 +38,7 @@ mod types;
 
 use crate::ruleset::model::{Chain, Family, Rule, Ruleset, Table};
 
+pub use condition::{Condition, Source, conditions};
 pub use names::Names;
 
 /// How to write.

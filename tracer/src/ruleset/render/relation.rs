@@ -91,12 +91,14 @@ impl<'a> Lifter<'a> {
     /// Adds `left op right`. The operator of equality is written only where something else would be read.
     fn push_relation(&mut self, left: &Node<'a>, op: CmpOp, right: &str, flag: bool) -> usize {
         let explicit = flag || matches!(left, Node::Op(..));
-        let left = left.text(self.printer, left.kind());
+        let name = left.text(self.printer, left.kind());
         let text = match op {
-            CmpOp::Eq if !explicit => format!("{left} {right}"),
-            op => format!("{left} {} {right}", token(op)),
+            CmpOp::Eq if !explicit => format!("{name} {right}"),
+            op => format!("{name} {} {right}", token(op)),
         };
-        self.push_match(text)
+        let statement = self.push_match(text);
+        self.set_subject(left);
+        statement
     }
 
     /// Adds a match.
@@ -362,7 +364,9 @@ impl<'a> Lifter<'a> {
             (number, CmpOp::Neq) => format!("{what} != {} / {}", list(number), list(mask_number)),
             (number, _) => format!("{what} {} / {}", list(number), list(mask_number)),
         };
-        self.push_match(text)
+        let statement = self.push_match(text);
+        self.set_subject(&inner);
+        statement
     }
 }
 

@@ -102,6 +102,22 @@ pub(super) fn is_same(family: Family, a: &[u8], b: &[u8]) -> bool {
     false
 }
 
+/// Where each entry begins.
+pub(super) fn offsets(family: Family, blob: &[u8]) -> Vec<u32> {
+    let layout = Layout::of(family);
+    let mut offsets = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = blob.get(at..) {
+        let next = layout.next(rest).filter(|next| *next <= rest.len());
+        let (Some(next), Ok(offset)) = (next, u32::try_from(at)) else {
+            break;
+        };
+        offsets.push(offset);
+        at += next;
+    }
+    offsets
+}
+
 /// A rule whose jump is not resolved yet.
 struct Pending {
     chain: usize,

@@ -267,6 +267,12 @@ impl Tables {
         Some(&history.versions.back()?.table)
     }
 
+    /// The table as it was read last: the bytes, with the counters of when this version was read first.
+    pub fn raw(&self, family: Family, name: &str) -> Option<&Raw> {
+        let history = self.history(family, name).filter(|history| !history.gone)?;
+        Some(&history.raw)
+    }
+
     /// The table as it was in `generation`; `None`: it was not there, or is forgotten.
     pub fn at_generation(
         &self,

@@ -97,6 +97,11 @@ pub struct Raw {
 }
 
 impl Raw {
+    /// Where each entry begins, in order: rules, policies, heads and tails of chains.
+    pub fn offsets(&self) -> Vec<u32> {
+        blob::offsets(self.family, &self.blob)
+    }
+
     /// Makes a table of it.
     pub fn parse(&self) -> Table {
         blob::parse(self.family, &self.name, &self.info, &self.blob)

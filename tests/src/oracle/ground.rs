@@ -1,0 +1,450 @@
+//! The ground that cases are run on: namespaces, the kernel's trace, and fwtrace watching.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use fwtrace::event::{DropEvent, Engine, Event};
+use fwtrace::netlink::nftables::read_ruleset;
+use fwtrace::netlink::socket::{Protocol, Socket, flags, message};
+use fwtrace::ruleset::expr::Expr;
+use fwtrace::ruleset::model::{Ending, Ruleset};
+
+use crate::fwtrace::Fwtrace;
+use crate::net::{Net, Place};
+use crate::oracle::case::{Case, Loader, Sent, Step};
+use crate::oracle::compare::{Answer, Known, Rules, compare};
+use crate::oracle::legacy::Legacy;
+use crate::oracle::packet::{Spec, acknowledge, proto};
+use crate::oracle::send::Sender;
+use crate::oracle::truth::{By, Key, Trace, Truth};
+use crate::oracle::{aim, random::Random};
+
+/// Source address of sentinels; nothing else has it.
+const SENTINEL: &str = "10.1.0.9";
+/// The harness's own tables: every packet is traced, and a sentinel is dropped at once.
+const TABLES: &str = "add table netdev oracle
+add chain netdev oracle in { type filter hook ingress devices = { r0, r1 } priority -2147483648; }
+add rule netdev oracle in meta nftrace set 1
+add rule netdev oracle in ip saddr 10.1.0.9 drop
+add table inet oracle
+add chain inet oracle out { type filter hook output priority -2147483648; }
+add rule inet oracle out meta nftrace set 1
+";
+/// Conntrack on, with marks on connections.
+const CONNTRACK: &str = "add table inet oracle_ct
+add chain inet oracle_ct pre { type filter hook prerouting priority -190; }
+add rule inet oracle_ct pre ct state new ct mark set 0x10
+add chain inet oracle_ct out { type filter hook output priority -190; }
+add rule inet oracle_ct out ct state new ct mark set 0x20
+";
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
+const CT_DELETE: u16 = 1 << 8 | 2;
+
+/// What a run of a case found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Packets of the case, sent.
+    pub sent: usize,
+    /// Messages of the kernel's trace.
+    pub traced: usize,
+    /// fwtrace as it is, against the kernel.
+    pub passive: Vec<Answer>,
+    /// fwtrace's evaluator, against the kernel.
+    pub evaluator: Option<Vec<Answer>>,
+    /// Rules that the kernel or nft refused, and that the case then went without.
+    pub refused: usize,
+}
+
+/// Three namespaces with fwtrace in the middle one.
+#[derive(Debug)]
+pub struct Ground {
+    net: Net,
+    sender: Sender,
+    trace: Trace,
+    netlink: Socket,
+    passive: Fwtrace,
+    evaluator: Option<Fwtrace>,
+    legacy: Option<Legacy>,
+    sentinels: u16,
+}
+
+impl Ground {
+    /// Makes it; `legacy` for cases with legacy tables.
+    ///
+    /// # Errors
+    /// A command fails, or fwtrace does not start.
+    pub fn new(legacy: bool) -> Result<Self> {
+        let net = Net::routed()?;
+        prepare(&net)?;
+        let trace = Trace::open(&net.r, legacy)?;
+        let netlink = net.r.run(|| Socket::open(Protocol::Netfilter, &[]))?;
+        let sender = Sender::new(&net)?;
+        let passive = Fwtrace::start(&net.r, &[])?;
+        let evaluator = match Fwtrace::start(&net.r, &["--evidence", "evaluator"]) {
+            Ok(run) => Some(run),
+            Err(error) if error.to_string().contains("exit status: 2") => None,
+            Err(error) => return Err(error),
+        };
+        let legacy = legacy.then(Legacy::default);
+        Ok(Self {
+            net,
+            sender,
+            trace,
+            netlink,
+            passive,
+            evaluator,
+            legacy,
+            sentinels: 0,
+        })
+    }
+
+    /// Whether there are answers of the evaluator.
+    pub fn has_evaluator(&self) -> bool {
+        self.evaluator.is_some()
+    }
+
+    /// Runs a case; rules that are refused are taken out of it.
+    ///
+    /// # Errors
+    /// The kernel's word cannot be had: what was found then proves nothing.
+    pub fn run(&mut self, case: &mut Case) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        self.open(case)?;
+        for step in &mut case.steps {
+            outcome.refused += self.load(step)?;
+        }
+        let before = read_ruleset(&mut self.netlink)?;
+        let rules = known(&before, self.legacy.as_ref(), case);
+        outcome.sent = case.packets.len();
+        let trace = &mut self.trace;
+        self.sender
+            .send(&case.packets, |packet| patched(packet, trace));
+        let number = self.sentinel();
+        let empty = Legacy::default();
+        let legacy = self.legacy.as_ref().unwrap_or(&empty);
+        let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
+        outcome.traced = batch.messages;
+        let after = read_ruleset(&mut self.netlink)?;
+        check_counters(&before, &after, &batch.drops)?;
+        let events = events(&mut self.passive, number)?;
+        outcome.passive = compare(&batch.drops, &events, &rules);
+        if let Some(evaluator) = &mut self.evaluator {
+            let events = events_of(evaluator, number)?;
+            outcome.evaluator = Some(compare(&batch.drops, &events, &rules));
+        }
+        Ok(outcome)
+    }
+
+    /// Clears the ground and opens the case's connections.
+    fn open(&mut self, case: &Case) -> Result<()> {
+        if let Some(legacy) = &mut self.legacy {
+            for (loader, family) in [
+                (Loader::IptablesLegacy, "ip"),
+                (Loader::Ip6tablesLegacy, "ip6"),
+            ] {
+                if !case.steps.iter().any(|s| s.loader == loader) {
+                    let text = crate::oracle::xt_rules::EMPTY;
+                    self.net.r.command(loader.argv(), text)?;
+                    legacy.load(family, text);
+                }
+            }
+        }
+        let own = if case.conntrack { CONNTRACK } else { "" };
+        let text = format!("flush ruleset\n{TABLES}{own}");
+        self.net.r.command(Loader::Nft.argv(), &text)?;
+        if case.opening.is_empty() {
+            return Ok(());
+        }
+        self.sender.listen(&self.net)?;
+        self.trace.answers.clear();
+        let body = [0, 0, 0, 0];
+        let request = message(
+            CT_DELETE,
+            flags::REQUEST | flags::ACK,
+            self.netlink.next_seq(),
+            &body,
+        );
+        self.netlink.request_ack(&request)?;
+        let trace = &mut self.trace;
+        self.sender
+            .send(&case.opening, |packet| patched(packet, trace));
+        Ok(())
+    }
+
+    /// Loads a ruleset, without the lines that are refused; how many that were.
+    fn load(&mut self, step: &mut Step) -> Result<usize> {
+        let mut refused = 0;
+        loop {
+            let error = match self.net.r.command(step.loader.argv(), &step.text) {
+                Ok(_) => break,
+                Err(error) => format!("{error:#}"),
+            };
+            let lines = refused_lines(step, &error);
+            ensure!(!lines.is_empty(), "{error}");
+            refused += lines.len();
+            let keep = step
+                .text
+                .lines()
+                .enumerate()
+                .filter(|(i, _)| !lines.contains(&(i + 1)));
+            step.text = keep.map(|(_, line)| format!("{line}\n")).collect();
+        }
+        if let Some(legacy) = &mut self.legacy {
+            match step.loader {
+                Loader::IptablesLegacy => legacy.load("ip", &step.text),
+                Loader::Ip6tablesLegacy => legacy.load("ip6", &step.text),
+                _ => {}
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Sends a packet that is dropped first thing, and is the last of a batch; its number.
+    fn sentinel(&mut self) -> u16 {
+        self.sentinels = self.sentinels % 60_000 + 1;
+        let mut random = Random::new(0);
+        let mut spec: Spec = aim::plain(&mut random, aim::Hook::Input, false);
+        spec.from = Place::A;
+        spec.src = SENTINEL.parse().unwrap_or(spec.src);
+        spec.proto = proto::UDP;
+        (spec.sport, spec.dport) = (self.sentinels, 9);
+        let sent = Sent {
+            from: Place::A,
+            bytes: spec.bytes(),
+            mark: 0,
+            acknowledges: false,
+        };
+        self.sender.send(&[sent], |_| None);
+        self.sentinels
+    }
+
+    /// Ends both runs of fwtrace and makes sure that they lost nothing.
+    ///
+    /// # Errors
+    /// One did not end well.
+    pub fn end(self) -> Result<()> {
+        for run in [Some(self.passive), self.evaluator].into_iter().flatten() {
+            let end = run.interrupt()?;
+            ensure!(
+                end.status.success(),
+                "fwtrace: {}: {}",
+                end.status,
+                end.stderr
+            );
+            ensure!(
+                end.count("lost")? == 0,
+                "fwtrace lost drops: {}",
+                end.summary
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Routes and neighbours for all addresses of the packets, and silent neighbours: A and B answer
+/// nothing.
+fn prepare(net: &Net) -> Result<()> {
+    let mut batch = String::new();
+    for v6 in [false, true] {
+        for (place, dev, mac) in [
+            (Place::A, "r0", "02:00:00:00:0a:00"),
+            (Place::B, "r1", "02:00:00:00:0c:00"),
+        ] {
+            for address in aim::addresses(place, v6) {
+                let text = address.to_string();
+                if ["10.", "fd0"].iter().any(|start| text.starts_with(start)) {
+                    batch +=
+                        &format!("neigh replace {address} lladdr {mac} dev {dev} nud permanent\n");
+                }
+            }
+        }
+    }
+    batch +=
+        "route replace default via 10.2.0.1 dev r1\nroute replace default via fd02::1 dev r1\n";
+    net.r.ip(&batch)?;
+    for key in ["all", "default", "r0", "r1"] {
+        net.r
+            .sysctl(&format!("net/ipv4/conf/{key}/rp_filter"), "0")?;
+    }
+    net.r.sysctl("net/ipv4/icmp_ratelimit", "0")?;
+    net.r.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+    net.r.sysctl("net/ipv4/tcp_synack_retries", "0")?;
+    for (ns, dev) in [(&net.a, "a0"), (&net.b, "b0")] {
+        let silent = format!(
+            "add table netdev silent\n\
+             add chain netdev silent in {{ type filter hook ingress device {dev} priority 0; policy drop; }}\n"
+        );
+        ns.command(Loader::Nft.argv(), &silent)?;
+    }
+    Ok(())
+}
+
+/// The packet with R's sequence number, if it acknowledges it.
+fn patched(packet: &Sent, trace: &mut Trace) -> Option<Vec<u8>> {
+    if !packet.acknowledges {
+        return None;
+    }
+    let mut bytes = packet.bytes.clone();
+    let ip = bytes.get_mut(14..)?;
+    let start = if ip.first()? >> 4 == 6 { 40 } else { 20 };
+    let port = u16::from_be_bytes(*ip.get(start..)?.first_chunk()?);
+    let answer = trace.answer(port)?;
+    acknowledge(ip, answer.wrapping_add(1));
+    Some(bytes)
+}
+
+fn is_sentinel(key: &Key, number: u16) -> bool {
+    key.src.to_string() == SENTINEL && key.ports == Some((number, 9))
+}
+
+/// fwtrace's drops up to the sentinel's.
+fn events(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
+    let mut events = Vec::new();
+    loop {
+        let text = run.next_drop()?.json.to_string();
+        let event = match Event::from_json(&text) {
+            Ok(Event::Drop(event)) => *event,
+            Ok(other) => bail!("no drop: {other:?}"),
+            Err(error) => bail!("{error}: {text}"),
+        };
+        let packet = &event.packet;
+        let from_sentinel = packet.src.is_some_and(|src| src.to_string() == SENTINEL);
+        if from_sentinel && packet.sport == Some(number) {
+            return Ok(events);
+        }
+        events.push(event);
+    }
+}
+
+fn events_of(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
+    events(run, number).context("the evaluator's run")
+}
+
+/// Numbers of the lines that an error is about.
+fn refused_lines(step: &Step, error: &str) -> Vec<usize> {
+    let mut lines: Vec<usize> = match step.loader {
+        Loader::Nft => {
+            let places = error.lines().filter_map(|l| l.split_once("/dev/stdin:"));
+            places
+                .filter_map(|(_, rest)| rest.split(':').next()?.parse().ok())
+                .collect()
+        }
+        _ => error
+            .lines()
+            .filter_map(|l| {
+                l.split_once("line")
+                    .and_then(|(_, rest)| rest.trim_start_matches(':').split_whitespace().next())
+            })
+            .filter_map(|word| word.trim_end_matches([':', ',', ')']).parse().ok())
+            .collect(),
+    };
+    lines.sort_unstable();
+    lines.dedup();
+    let rule = |number: &usize| {
+        let line = step.text.lines().nth(number - 1).unwrap_or_default();
+        line.starts_with("add rule") || line.starts_with("-A")
+    };
+    lines.retain(rule);
+    lines
+}
+
+/// All that can drop.
+fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
+    let mut rules: Rules = HashMap::new();
+    for table in &ruleset.tables {
+        let family = table.family.to_string();
+        let loader = match &*family {
+            "ip" => Loader::IptablesNft,
+            _ => Loader::Ip6tablesNft,
+        };
+        let by_iptables = case.steps.iter().any(|s| {
+            let builtin = s
+                .text
+                .lines()
+                .any(|l| l.strip_prefix('*') == Some(&*table.name));
+            s.loader == loader && builtin
+        });
+        let engine = if by_iptables {
+            Engine::IptablesNft
+        } else {
+            Engine::Nftables
+        };
+        for chain in &table.chains {
+            let place = |by| (family.clone(), table.name.clone(), chain.name.clone(), by);
+            rules.insert(
+                place(By::Policy),
+                Known {
+                    number: 0,
+                    reject: false,
+                    engine,
+                },
+            );
+            for (index, rule) in chain.rules.iter().enumerate() {
+                let number = u32::try_from(index + 1).unwrap_or(0);
+                let known = Known {
+                    number,
+                    reject: rule.is_reject(),
+                    engine,
+                };
+                rules.insert(place(By::Handle(rule.handle)), known);
+            }
+        }
+    }
+    for (place, number, reject) in legacy.map(Legacy::droppers).unwrap_or_default() {
+        let by = if number == 0 {
+            By::Policy
+        } else {
+            By::Number(number.into())
+        };
+        let known = Known {
+            number,
+            reject,
+            engine: Engine::IptablesLegacy,
+        };
+        rules.insert((place.0.to_owned(), place.1, place.2, by), known);
+    }
+    rules
+}
+
+/// The rules' counters must tell what the trace tells: of rules that count and then drop.
+fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<()> {
+    let mut traced: HashMap<(&str, &str, u64), u64> = HashMap::new();
+    for drop in drops {
+        if let By::Handle(handle) = drop.by {
+            *traced
+                .entry((drop.family, &*drop.table, handle))
+                .or_default() += 1;
+        }
+    }
+    let count = |ruleset: &Ruleset| -> HashMap<(String, String, u64), u64> {
+        let mut all = HashMap::new();
+        for table in &ruleset.tables {
+            for rule in table.chains.iter().flat_map(|c| &c.rules) {
+                if let [.., Expr::Counter(counters), _] = rule.exprs.as_slice()
+                    && matches!(rule.ending(), Ending::Drop | Ending::Reject)
+                {
+                    let key = (table.family.to_string(), table.name.clone(), rule.handle);
+                    all.insert(key, counters.packets);
+                }
+            }
+        }
+        all
+    };
+    let before = count(before);
+    for ((family, table, handle), packets) in count(after) {
+        let counted = packets
+            - before
+                .get(&(family.clone(), table.clone(), handle))
+                .copied()
+                .unwrap_or(0);
+        let traced = traced
+            .get(&(&*family, &*table, handle))
+            .copied()
+            .unwrap_or(0);
+        ensure!(
+            counted == traced,
+            "{family} {table} handle {handle} has counted {counted} packets, the trace shows {traced} dropped"
+        );
+    }
+    Ok(())
+}

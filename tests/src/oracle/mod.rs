@@ -1,0 +1,144 @@
+//! The differential harness: random rulesets and packets aimed at them, sent for real; what the
+//! kernel's trace says of each drop is held against what fwtrace says.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`generate`] | random cases; [`nft_rules`] and [`xt_rules`] their rulesets, [`aim`] their packets |
+//! | [`case`] | a case as it is kept and run again |
+//! | [`ground`] | the namespaces a case is run in, with fwtrace watching |
+//! | [`truth`] | the kernel's own word: nftrace and legacy TRACE lines |
+//! | [`compare`] | its word against fwtrace's |
+//! | [`report`] | the table, and the cases that are kept |
+
+pub mod aim;
+pub mod case;
+pub mod compare;
+pub mod flow;
+pub mod generate;
+pub mod ground;
+pub mod legacy;
+pub mod nft_match;
+pub mod nft_rules;
+pub mod nft_set;
+pub mod packet;
+pub mod random;
+pub mod report;
+pub mod send;
+pub mod truth;
+pub mod xt_match;
+pub mod xt_rules;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::oracle::case::Case;
+use crate::oracle::generate::Kind;
+use crate::oracle::ground::Ground;
+use crate::oracle::random::Random;
+use crate::oracle::report::Report;
+
+/// Packets of a case.
+const PACKETS: usize = 60;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many packets.
+    pub packets: usize,
+    /// Where the random numbers start.
+    pub seed: u64,
+    /// A kept case, instead of random ones.
+    pub replay: Option<PathBuf>,
+    /// Where cases are kept that show something wrong.
+    pub cases: PathBuf,
+    /// Only cases of this kind.
+    pub kind: Option<Kind>,
+}
+
+/// The grounds, made when the first case needs them.
+#[derive(Debug, Default)]
+struct Grounds {
+    plain: Option<Ground>,
+    legacy: Option<Ground>,
+}
+
+impl Grounds {
+    fn get(&mut self, legacy: bool) -> Result<&mut Ground> {
+        let ground = if legacy {
+            &mut self.legacy
+        } else {
+            &mut self.plain
+        };
+        match ground {
+            Some(ground) => Ok(ground),
+            None => Ok(ground.insert(Ground::new(legacy)?)),
+        }
+    }
+}
+
+/// Runs it; what was found.
+///
+/// # Errors
+/// A ground cannot be made, or a case cannot be written.
+pub fn run(options: &Options) -> Result<Report> {
+    let mut report = Report::default();
+    let mut grounds = Grounds::default();
+    if let Some(path) = &options.replay {
+        let mut case = Case::read(path)?;
+        judge(options, &mut grounds, &mut case, &mut report)?;
+    } else {
+        let mut seeds = Random::new(options.seed);
+        while report.packets < options.packets {
+            // Each case has a sequence of its own: it is the same whatever came before.
+            let mut random = seeds.split();
+            let any = Kind::any(&mut random);
+            let kind = options.kind.unwrap_or(any);
+            let name = format!("{:x}-{}", options.seed, report.cases + report.failed);
+            let packets = PACKETS.min(options.packets - report.packets);
+            let mut case = generate::case(&mut random, kind, name, packets);
+            judge(options, &mut grounds, &mut case, &mut report)?;
+        }
+    }
+    for ground in [grounds.plain, grounds.legacy].into_iter().flatten() {
+        ground.end()?;
+    }
+    Ok(report)
+}
+
+/// Runs one case and keeps it if something is wrong.
+fn judge(
+    options: &Options,
+    grounds: &mut Grounds,
+    case: &mut Case,
+    report: &mut Report,
+) -> Result<()> {
+    let ground = grounds.get(case.has_legacy())?;
+    match ground.run(case) {
+        Ok(outcome) => {
+            report.add(case, &outcome);
+            if report::is_bad(case, &outcome) {
+                let path = report::keep(&options.cases, case, &outcome)?;
+                crate::report(&format!("oracle: wrong: {}", path.display()));
+            }
+        }
+        Err(error) => {
+            report.failed += 1;
+            report.packets += case.packets.len();
+            let path = report::keep_failed(&options.cases, case, &error)?;
+            crate::report(&format!(
+                "oracle: not judged: {}: {error:#}",
+                path.display()
+            ));
+            // What is left of it must not be taken for the next case's.
+            let legacy = case.has_legacy();
+            let ground = if legacy {
+                &mut grounds.legacy
+            } else {
+                &mut grounds.plain
+            };
+            *ground = None;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! The table of a run, and the cases that are kept.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::oracle::case::Case;
+use crate::oracle::compare::{Answer, Grade};
+use crate::oracle::ground::Outcome;
+
+/// How often each grade was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Drops.
+    pub drops: usize,
+    /// Named.
+    pub right: usize,
+    /// Among several.
+    pub ambiguous: usize,
+    /// Not named.
+    pub unknown: usize,
+    /// Named wrongly.
+    pub wrong: usize,
+}
+
+impl Counts {
+    fn add(&mut self, grade: Grade) {
+        self.drops += 1;
+        match grade {
+            Grade::Right => self.right += 1,
+            Grade::Ambiguous => self.ambiguous += 1,
+            Grade::Unknown => self.unknown += 1,
+            Grade::Wrong => self.wrong += 1,
+        }
+    }
+}
+
+/// All that a run found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Packets sent.
+    pub packets: usize,
+    /// Messages of the kernel's trace.
+    pub traced: usize,
+    /// Drops by the kernel's trace.
+    pub drops: usize,
+    /// Rulesets loaded.
+    pub cases: usize,
+    /// Rules that were refused.
+    pub refused: usize,
+    /// By engine and source.
+    pub rows: BTreeMap<(&'static str, &'static str), Counts>,
+    /// Cases that could not be judged.
+    pub failed: usize,
+    /// Ambiguous answers in cases without state.
+    pub unfounded: usize,
+}
+
+impl Report {
+    /// Adds what a case found.
+    pub fn add(&mut self, case: &Case, outcome: &Outcome) {
+        self.cases += 1;
+        self.packets += outcome.sent;
+        self.traced += outcome.traced;
+        self.refused += outcome.refused;
+        self.drops += outcome.passive.iter().filter(|a| a.truth.is_some()).count();
+        for answer in answers(outcome) {
+            let source = answer.source.map_or("none", |s| s.as_str());
+            let row = self
+                .rows
+                .entry((answer.engine.as_str(), source))
+                .or_default();
+            row.add(answer.grade);
+            if answer.grade == Grade::Ambiguous && !case.stateful {
+                self.unfounded += 1;
+            }
+        }
+    }
+
+    /// Answers that are wrong, and cases without a judgement.
+    pub fn wrong(&self) -> usize {
+        self.rows.values().map(|c| c.wrong).sum::<usize>() + self.failed + self.unfounded
+    }
+
+    /// The table, in Markdown.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{} packets in {} rulesets ({} rules refused), {} messages of the kernel's trace, {} drops\n\n",
+            self.packets, self.cases, self.refused, self.traced, self.drops
+        );
+        text += "| engine | source | drops | right | ambiguous | unknown | wrong |\n|---|---|--:|--:|--:|--:|--:|\n";
+        for ((engine, source), c) in &self.rows {
+            // Writing to a string does not fail.
+            let _ = writeln!(
+                text,
+                "| {engine} | {source} | {} | {} | {} | {} | {} |",
+                c.drops, c.right, c.ambiguous, c.unknown, c.wrong
+            );
+        }
+        if self.unfounded > 0 {
+            let _ = writeln!(
+                text,
+                "\nambiguous without state in the rulesets: {}",
+                self.unfounded
+            );
+        }
+        if self.failed > 0 {
+            let _ = writeln!(text, "\ncases that could not be judged: {}", self.failed);
+        }
+        text
+    }
+}
+
+fn answers(outcome: &Outcome) -> impl Iterator<Item = &Answer> {
+    outcome
+        .passive
+        .iter()
+        .chain(outcome.evaluator.iter().flatten())
+}
+
+/// Whether something in it must be looked at.
+pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
+    answers(outcome).any(|a| is_bad_answer(case, a))
+}
+
+fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
+    answer.grade == Grade::Wrong || answer.grade == Grade::Ambiguous && !case.stateful
+}
+
+/// Writes a case with what is wrong in it; the file.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep(dir: &Path, case: &Case, outcome: &Outcome) -> Result<PathBuf> {
+    let findings = |answers: &[Answer]| -> Value {
+        let bad = answers.iter().filter(|a| is_bad_answer(case, a));
+        bad.map(|a| {
+            json!({
+                "grade": format!("{:?}", a.grade),
+                "why": a.why,
+                "truth": a.truth.as_ref().map(|t| format!("{t:?}")),
+                "event": a.event,
+            })
+        })
+        .collect()
+    };
+    let mut json = case.to_json();
+    json["passive"] = findings(&outcome.passive);
+    json["evaluator"] = outcome
+        .evaluator
+        .as_deref()
+        .map(findings)
+        .unwrap_or_default();
+    write(dir, case, &json)
+}
+
+/// Writes a case that could not be judged; the file.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep_failed(dir: &Path, case: &Case, error: &anyhow::Error) -> Result<PathBuf> {
+    let mut json = case.to_json();
+    json["error"] = format!("{error:#}").into();
+    write(dir, case, &json)
+}
+
+fn write(dir: &Path, case: &Case, json: &Value) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join(format!("{}.json", case.name));
+    std::fs::write(&path, serde_json::to_string_pretty(json)? + "\n")?;
+    Ok(path)
+}

@@ -1,0 +1,316 @@
+//! Which rule of ip_tables or ip6_tables dropped: `ipt_do_table()` has bumped the matching entry's
+//! counter of this CPU, and the packet is freed right behind it, in `nf_hook_slow()`.
+//!
+//! So every such drop in a watched netns is looked at, also those that the filter refuses, and the
+//! counters are compared with an image of what they were at the last one. At a drop on PREROUTING,
+//! INPUT or FORWARD softirqs are off from the counter to here, and only the counter of the entry that
+//! dropped can have moved since the last drop. OUTPUT and POSTROUTING run in processes too, which can
+//! be interrupted in between by other packets: see [`decide`].
+//!
+//! This is a program of its own, attached in front of `drops`, which takes over what it has found.
+
+mod prime;
+mod scan;
+mod stack;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_loop},
+    macros::{btf_tracepoint, map},
+    maps::{Array, HashMap, PerCpuArray},
+    programs::BtfTracePointContext,
+};
+use fwtrace_abi::{
+    BLOCK, Block, Count, LEGACY_ALONE, LEGACY_AMBIGUOUS, LEGACY_CANDIDATES, LEGACY_EXACT,
+    LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED, LEGACY_UNPRIMED, LOCAL_HOOKS,
+    LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef, Tables, TablesKey,
+};
+
+use crate::{
+    drops::{NETNS, namespace},
+    kernel::{copy_words, offset, u16_at, u32_at, u64_at},
+    process,
+    scratch::SETTINGS,
+};
+
+const NFPROTO_IPV4: u32 = 2;
+const NFPROTO_IPV6: u32 = 10;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+/// All hooks, a bit each: where the hook is not known.
+const ANY_HOOK: u32 = 0b11111;
+/// After a drop at which more than one counter had moved, packets may be under way whose counter is in
+/// the image already: so long, nanoseconds, is none of a process believed.
+const UNSETTLED: u64 = 20_000_000;
+
+/// The primed tables.
+#[map]
+static LEGACY_TABLES: HashMap<TablesKey, Tables> = HashMap::with_max_entries(8192, 0);
+
+/// The blocks of all tables. User space sets the number.
+#[map]
+pub static LEGACY_BLOCKS: Array<Block> = Array::with_max_entries(64, 0);
+
+/// This CPU's image of each block.
+#[map]
+pub static LEGACY_COUNTS: PerCpuArray<[Count; BLOCK]> = PerCpuArray::with_max_entries(64, 0);
+
+/// A table on this CPU, by its first block.
+#[repr(C)]
+pub struct State {
+    /// The [`TableRef::id`] that it is primed for.
+    pub id: u32,
+    /// A drop has met it unprimed.
+    pub dirty: u32,
+    /// Entries that have dropped lately: block and place, plus one.
+    pub recent: [u32; RECENT],
+    /// Which of them goes next.
+    pub next: u32,
+    pub pad: u32,
+}
+
+#[map]
+pub static LEGACY_STATE: PerCpuArray<State> = PerCpuArray::with_max_entries(64, 0);
+
+/// The memory of one CPU that a drop is worked on in; programs of one kind do not nest on a CPU.
+#[repr(C)]
+pub struct Work {
+    /// A drop is being worked on.
+    pub busy: u32,
+    /// Hooks that the packet can have been on, a bit each.
+    hooks: u32,
+    /// `sk_buff.len`, which is what the counter of bytes has grown by.
+    length: u64,
+    /// What per-CPU addresses are relative to here.
+    pub offset: u64,
+    /// Until when no counter of a process's packet is believed.
+    unsettled: u64,
+    /// The packet is dropped in the context of the process that sends it.
+    process: u32,
+    /// The counters moved by this packet alone.
+    fitting: u32,
+    /// Some of those that moved count processes' packets too.
+    local: u32,
+    /// A counter ran backwards, or could not be read.
+    broken: u32,
+    tables: Tables,
+    /// The table that is scanned.
+    table: TableRef,
+    evidence: LegacyEvidence,
+    /// The group of counters that is looked at one by one.
+    group: u32,
+    /// Blocks of which an image has been taken.
+    primed: u32,
+    /// The packet that `evidence` and `state` are of.
+    skb: u64,
+    /// Address of its nf_hook_state, 0 if not found.
+    state: u64,
+    stack: stack::Window,
+    /// For addresses that must become numbers.
+    spill: u64,
+    /// The block that is looked at, as it is now.
+    now: [Count; BLOCK],
+}
+
+#[map]
+static LEGACY_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: a per-CPU map value, which the map zeroed.
+    LEGACY_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Calls `callback` with 0 to `count - 1`. The callbacks look `work` up for themselves, which the
+/// compiler has to be told.
+#[inline(always)]
+fn each(work: &mut Work, count: u32, callback: extern "C" fn(u32, *mut core::ffi::c_void) -> i64) {
+    core::hint::black_box(&mut *work);
+    // SAFETY: the callbacks here use no context.
+    unsafe {
+        bpf_loop(
+            count,
+            callback as *mut core::ffi::c_void,
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    core::hint::black_box(&mut *work);
+}
+
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn legacy(ctx: BtfTracePointContext) -> i32 {
+    observe(&ctx);
+    0
+}
+
+#[inline(always)]
+fn observe(ctx: &BtfTracePointContext) -> Option<()> {
+    let settings = SETTINGS.get(0)?;
+    let location = ctx.arg::<u64>(1);
+    if location < settings.hook_slow[0]
+        || location >= settings.hook_slow[1]
+        || ctx.arg::<u32>(2) != settings.netfilter_drop
+    {
+        return None;
+    }
+    let work = work()?;
+    let skb = ctx.arg::<u64>(0);
+    work.skb = 0;
+    let (net, netns) = namespace(
+        u64_at(skb, offset!(skb_dev)),
+        u64_at(skb, offset!(skb_sk)),
+        u64_at(skb, offset!(skb_dst)) & !1,
+    );
+    if net == 0 {
+        return None;
+    }
+    if settings.all_netns == 0 {
+        // SAFETY: only the key's presence counts.
+        unsafe { NETNS.get(&netns)? };
+    }
+    // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
+    // SAFETY: a field of the map value.
+    let stack = unsafe {
+        core::ptr::write_volatile(&raw mut work.spill, ctx.as_ptr() as u64);
+        core::ptr::read_volatile(&raw const work.spill)
+    };
+    let evidence = &mut work.evidence;
+    evidence.kind = LEGACY_NONE;
+    evidence.flags = 0;
+    evidence.count = 0;
+    let pf = match stack::find(work, stack, location, net) {
+        Some((pf, hook)) => {
+            work.hooks = 1 << hook;
+            look_around(work, settings, net, pf, hook as u32);
+            pf
+        }
+        None => {
+            work.hooks = ANY_HOOK;
+            match u16::from_be(u16_at(skb, offset!(skb_protocol))) {
+                ETH_P_IP => NFPROTO_IPV4,
+                ETH_P_IPV6 => NFPROTO_IPV6,
+                _ => return None,
+            }
+        }
+    };
+    work.length = u32_at(skb, offset!(skb_len)) as u64;
+    work.process = process::is_current(stack) as u32;
+    let key = TablesKey { netns, pf };
+    // SAFETY: user space replaces values, and never changes them.
+    if let Some(tables) = LEGACY_TABLES.get_ptr(&key) {
+        // SAFETY: two values of one type.
+        unsafe { copy_words(tables, &raw mut work.tables) };
+        work.fitting = 0;
+        work.local = 0;
+        work.broken = 0;
+        // The priming program, which may interrupt this one, waits.
+        // SAFETY: fields of the map value.
+        unsafe { core::ptr::write_volatile(&raw mut work.busy, 1) };
+        each(work, TABLES as u32, scan::recent);
+        if work.evidence.kind != LEGACY_EXACT {
+            each(work, TABLES as u32, scan::table);
+            decide(work);
+        }
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut work.busy, 0) };
+    }
+    work.skb = skb;
+    Some(())
+}
+
+/// What the scan of all tables on the hook says.
+///
+/// One counter has moved, by one packet of this packet's length: it was this packet's, unless it is of
+/// a packet that was counted and not yet dropped when this one came, which can only be a process's on
+/// OUTPUT or POSTROUTING, and this packet was dropped without being counted. Where that cannot be
+/// excluded, nothing is exact.
+#[inline(always)]
+fn decide(work: &mut Work) {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let count = work.evidence.count;
+    if work.broken != 0 {
+        work.evidence.kind = LEGACY_NONE;
+        work.evidence.flags |= LEGACY_REPLACED;
+        return;
+    }
+    if count > 1 && work.local != 0 {
+        work.unsettled = now + UNSETTLED;
+    }
+    let looked = work.evidence.flags & (LEGACY_REPLACED | LEGACY_UNPRIMED) == 0;
+    work.evidence.kind = if count == 0 {
+        // Of tables that could not be looked at nothing is known.
+        if looked { LEGACY_UNMOVED } else { LEGACY_NONE }
+    } else if count == 1 && work.fitting == 1 && (work.local == 0 || now >= work.unsettled) {
+        LEGACY_EXACT
+    } else {
+        LEGACY_AMBIGUOUS
+    };
+}
+
+/// Notes an entry whose counter has moved.
+#[inline(always)]
+fn moved(work: &mut Work, entry: u32) {
+    let at = work.evidence.count as usize;
+    if at < LEGACY_CANDIDATES {
+        work.evidence.candidates[core::hint::black_box(at) & (LEGACY_CANDIDATES - 1)] =
+            LegacyCandidate {
+                id: work.table.id,
+                entry,
+            };
+    }
+    work.evidence.count += 1;
+}
+
+/// Whether tables of ip_tables are hooked in here, and whether anything else is that could drop in
+/// this place: of what nf_tables drops the location is another one.
+#[inline(always)]
+fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32, hook: u32) {
+    /// Hook functions that are looked at.
+    const HOOKS: usize = 12;
+    let (table, tables, nft) = match pf {
+        NFPROTO_IPV4 => (offset!(net_hooks_ipv4), 0, settings.nftables_hooks[0]),
+        _ => (offset!(net_hooks_ipv6), 2, settings.nftables_hooks[1]),
+    };
+    let entries = u64_at(net + table as u64, hook * 8);
+    if entries == 0 {
+        return;
+    }
+    let count = u16_at(entries, offset!(hook_entries_num)) as usize;
+    let first = entries + offset!(hook_entries_hooks) as u64;
+    let (mut hooked, mut other) = (0, (count > HOOKS) as u32);
+    for i in 0..HOOKS {
+        if i >= count {
+            break;
+        }
+        let function = u64_at(first, i as u32 * 16);
+        if function == settings.legacy_hooks[tables]
+            || function == settings.legacy_hooks[tables + 1]
+        {
+            hooked = LEGACY_HOOKED;
+        } else if function != nft && function != settings.nftables_hooks[2] {
+            other = 1;
+        }
+    }
+    work.evidence.flags |= hooked;
+    if hooked != 0 && other == 0 {
+        work.evidence.flags |= LEGACY_ALONE;
+    }
+}
+
+/// What was found out about `skb`, for `drops`: its evidence, and the address of its nf_hook_state.
+#[inline(always)]
+pub fn take(skb: u64, evidence: &mut LegacyEvidence) -> u64 {
+    evidence.kind = LEGACY_NONE;
+    evidence.flags = 0;
+    evidence.count = 0;
+    let Some(work) = work() else { return 0 };
+    if work.skb != skb {
+        return 0;
+    }
+    work.skb = 0;
+    // SAFETY: two values of one type.
+    unsafe { copy_words(&raw const work.evidence, evidence) };
+    work.state
+}

@@ -1,0 +1,201 @@
+//! Comparing the counters with their image.
+
+use core::{ffi::c_void, hint::black_box};
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use fwtrace_abi::{
+    BLOCK, Block, Count, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL_HOOKS, RECENT,
+    TABLE_BLOCKS, TABLES,
+};
+
+use super::{LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, State, Work, each, moved, work};
+use crate::kernel::{copy, copy_words, offset, u64_at};
+
+/// Counters that are compared in one go.
+const GROUP: usize = 32;
+const GROUPS: u32 = (BLOCK / GROUP) as u32;
+
+/// This CPU's state of the table whose first block is `first`.
+#[inline(always)]
+pub fn state(first: u32) -> Option<&'static mut State> {
+    // SAFETY: a per-CPU map value; only programs that do not nest write to it.
+    LEGACY_STATE.get_ptr_mut(first).map(|s| unsafe { &mut *s })
+}
+
+#[inline(always)]
+fn block(index: u32) -> Option<&'static Block> {
+    // SAFETY: user space writes it before the table's reference.
+    LEGACY_BLOCKS.get_ptr(index).map(|b| unsafe { &*b })
+}
+
+/// This CPU's image of a block.
+#[inline(always)]
+pub fn image(index: u32) -> Option<&'static mut [Count; BLOCK]> {
+    // SAFETY: as for the state.
+    LEGACY_COUNTS.get_ptr_mut(index).map(|c| unsafe { &mut *c })
+}
+
+/// Makes table `index` the one that is scanned; false if it cannot have dropped this packet, or is not
+/// known any more.
+#[inline(always)]
+fn choose(work: &mut Work, index: u32) -> bool {
+    let index = black_box(index) as usize & (TABLES - 1);
+    // SAFETY: two values of one type.
+    unsafe { copy_words(&raw const work.tables.tables[index], &raw mut work.table) };
+    if work.table.id == 0 || work.table.hooks & work.hooks == 0 {
+        return false;
+    }
+    let Some(state) = state(work.table.first) else {
+        return false;
+    };
+    if state.id != work.table.id {
+        state.dirty = 1;
+        work.evidence.flags |= LEGACY_UNPRIMED;
+        return false;
+    }
+    if u64_at(work.table.table, offset!(xt_private)) != work.table.private {
+        work.evidence.flags |= LEGACY_REPLACED;
+        return false;
+    }
+    true
+}
+
+/// Looks at the entries of a table that have dropped lately. One of them has moved by this packet: that
+/// settles it without a look at the others where no other packet can be under way.
+pub extern "C" fn recent(index: u32, _: *mut c_void) -> i64 {
+    let Some(work) = work() else { return 1 };
+    if !choose(work, index) {
+        return 0;
+    }
+    each(work, RECENT as u32, way);
+    (work.evidence.kind == LEGACY_EXACT) as i64
+}
+
+extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
+    let Some(work) = work() else { return 1 };
+    let Some(state) = state(work.table.first) else {
+        return 1;
+    };
+    let entry = state.recent[black_box(index) as usize & (RECENT - 1)];
+    if entry == 0 {
+        return 1;
+    }
+    let (number, place) = ((entry - 1) / BLOCK as u32, (entry - 1) as usize % BLOCK);
+    let place = black_box(place) & (BLOCK - 1);
+    let (Some(block), Some(image)) = (
+        block(work.table.first + number),
+        image(work.table.first + number),
+    ) else {
+        return 1;
+    };
+    let mut now = Count {
+        packets: 0,
+        bytes: 0,
+    };
+    let address = block
+        .base
+        .wrapping_add(work.offset)
+        .wrapping_add(place as u64 * size_of::<Count>() as u64);
+    if !copy((&raw mut now).cast(), size_of::<Count>() as u32, address) {
+        return 1;
+    }
+    let old = &mut image[place];
+    let hooks = block.hooks[place];
+    if hooks as u32 & work.hooks == 0
+        || now.packets != old.packets.wrapping_add(1)
+        || now.bytes != old.bytes.wrapping_add(work.length)
+    {
+        return 0;
+    }
+    if hooks & LOCAL_HOOKS != 0 {
+        // SAFETY: a helper without arguments.
+        let time = unsafe { bpf_ktime_get_ns() };
+        if work.process == 0 || time < work.unsettled {
+            return 1;
+        }
+    }
+    old.packets = now.packets;
+    old.bytes = now.bytes;
+    moved(work, block.number * BLOCK as u32 + place as u32);
+    work.evidence.kind = LEGACY_EXACT;
+    1
+}
+
+/// Scans a table.
+pub extern "C" fn table(index: u32, _: *mut c_void) -> i64 {
+    let Some(work) = work() else { return 1 };
+    if choose(work, index) {
+        let blocks = work.table.blocks;
+        if blocks <= TABLE_BLOCKS {
+            each(work, blocks * GROUPS, group);
+        }
+    }
+    0
+}
+
+/// Compares a group of counters; the first one of a block has the block read.
+extern "C" fn group(index: u32, _: *mut c_void) -> i64 {
+    let Some(work) = work() else { return 1 };
+    let number = work.table.first + index / GROUPS;
+    let first = black_box(index % GROUPS * GROUP as u32) as usize & (BLOCK - GROUP);
+    let (Some(block), Some(image)) = (block(number), image(number)) else {
+        return 1;
+    };
+    if first == 0
+        && !copy(
+            (&raw mut work.now).cast(),
+            size_of::<[Count; BLOCK]>() as u32,
+            block.base.wrapping_add(work.offset),
+        )
+    {
+        work.broken = 1;
+        return 1;
+    }
+    let mut different = 0;
+    for i in 0..GROUP {
+        different |=
+            (work.now[first + i].packets ^ image[first + i].packets) & block.mask[first + i];
+    }
+    if different != 0 {
+        work.group = index;
+        each(work, GROUP as u32, entry);
+    }
+    (work.broken != 0) as i64
+}
+
+/// Looks at one counter of a group in which some have moved.
+extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
+    let Some(work) = work() else { return 1 };
+    let in_table = work.group / GROUPS;
+    let number = work.table.first + in_table;
+    let place = work.group % GROUPS * GROUP as u32 + index;
+    let place = black_box(place) as usize & (BLOCK - 1);
+    let (Some(block), Some(image)) = (block(number), image(number)) else {
+        return 1;
+    };
+    let (now, old) = (work.now[place], &mut image[place]);
+    let hooks = block.hooks[place];
+    // One that this packet cannot have met is left to the packet that did.
+    if block.mask[place] == 0 || now.packets == old.packets || hooks as u32 & work.hooks == 0 {
+        return 0;
+    }
+    if now.packets < old.packets {
+        work.broken = 1;
+        return 1;
+    }
+    if now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length) {
+        work.fitting += 1;
+    }
+    if hooks & LOCAL_HOOKS != 0 {
+        work.local += 1;
+    }
+    old.packets = now.packets;
+    old.bytes = now.bytes;
+    moved(work, block.number * BLOCK as u32 + place as u32);
+    if let Some(state) = state(work.table.first) {
+        let next = black_box(state.next) as usize & (RECENT - 1);
+        state.recent[next] = in_table * BLOCK as u32 + place as u32 + 1;
+        state.next = next as u32 + 1;
+    }
+    0
+}

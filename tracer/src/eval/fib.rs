@@ -1,0 +1,150 @@
+//! `fib`: what routing says about an address of the packet (net/ipv4/netfilter/nft_fib_ipv4.c, net/ipv6/netfilter/nft_fib_ipv6.c, v6.18).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{
+    field::{Reason, Value},
+    headers::{ETH_IPV4, ETH_IPV6, Gap, IPV4, IPV6, NETDEV},
+    load,
+    packet::{Device, Fact, Packet},
+    world::{World, rtn},
+};
+
+/// `NFTA_FIB_F_*`.
+mod flag {
+    pub(super) const SADDR: u32 = 1;
+    pub(super) const MARK: u32 = 4;
+    pub(super) const IIF: u32 = 8;
+    pub(super) const OIF: u32 = 16;
+    pub(super) const PRESENT: u32 = 32;
+}
+
+/// `NFT_FIB_RESULT_*`.
+const OIF: u32 = 1;
+const OIFNAME: u32 = 2;
+const ADDRTYPE: u32 = 3;
+
+/// The value of a `fib` expression.
+pub(super) fn value(packet: &Packet<'_>, world: &World, result: u32, flags: u32) -> Value {
+    let v6 = match (packet.family(), packet.protocol) {
+        (IPV4, _) | (NETDEV, ETH_IPV4) => false,
+        (IPV6, _) | (NETDEV, ETH_IPV6) => true,
+        _ => return Value::Break,
+    };
+    let (source, destination) = match (addresses(packet, v6), flags & flag::SADDR != 0) {
+        (Ok((src, dst)), true) => (dst, src),
+        (Ok((src, dst)), false) => (src, dst),
+        (Err(gap), _) => return gap.into(),
+    };
+    let device = match flags & (flag::IIF | flag::OIF) {
+        0 => None,
+        flag::IIF => match packet.iif {
+            Fact::Known(device) => Some(device),
+            Fact::Absent => None,
+            Fact::Unknown => return missing("the interface is not known"),
+        },
+        flag::OIF => match packet.oif {
+            Fact::Known(device) => Some(device),
+            Fact::Absent => None,
+            Fact::Unknown => return missing("the interface is not known"),
+        },
+        _ => return missing("fib with both interfaces is not evaluated"),
+    };
+    let _ = source;
+    let answer = match (result, v6) {
+        (ADDRTYPE, false) => world
+            .address_type4(destination, device.map(|device| device.index))
+            .map(|kind| Value::u32(kind.into())),
+        (ADDRTYPE, true) => return missing("the type of IPv6 addresses is not evaluated here"),
+        (OIF | OIFNAME, _) => {
+            if flags & flag::MARK != 0 {
+                return missing("routing by mark is not evaluated");
+            }
+            return interface(packet, world, result, flags, destination, device);
+        }
+        _ => return Value::Break,
+    };
+    answer.unwrap_or_else(missing)
+}
+
+fn missing(text: &'static str) -> Value {
+    Value::Unknown(Reason::missing(text))
+}
+
+fn addresses(packet: &Packet<'_>, v6: bool) -> Result<(IpAddr, IpAddr), Gap> {
+    if v6 {
+        let read = |at| -> Result<IpAddr, Gap> {
+            let octets: [u8; 16] = packet.network(at, 16)?.try_into().map_err(|_| Gap::End)?;
+            Ok(Ipv6Addr::from(octets).into())
+        };
+        return Ok((read(8)?, read(24)?));
+    }
+    let read = |at| -> Result<IpAddr, Gap> {
+        let octets: [u8; 4] = packet.network(at, 4)?.try_into().map_err(|_| Gap::End)?;
+        Ok(Ipv4Addr::from(octets).into())
+    };
+    Ok((read(12)?, read(16)?))
+}
+
+/// The interface of the route, or with [`flag::PRESENT`] whether there is one.
+fn interface(
+    packet: &Packet<'_>,
+    world: &World,
+    result: u32,
+    flags: u32,
+    destination: IpAddr,
+    device: Option<Device<'_>>,
+) -> Value {
+    let present = flags & flag::PRESENT != 0;
+    let found = |index: u32, name: &str| match (result, present) {
+        (_, true) => Value::u32(1),
+        (OIF, false) => Value::u32(index),
+        (_, false) => load::name(name),
+    };
+    let none = || match (result, present) {
+        (_, true) | (OIF, false) => Value::u32(0),
+        (_, false) => load::name(""),
+    };
+    // What comes over the loopback device is taken to be routed back there (`nft_fib_can_skip()`).
+    if let (0..=1, Fact::Known(iif)) = (packet.hook, packet.iif)
+        && iif.name == "lo"
+    {
+        return found(iif.index, iif.name);
+    }
+    let hit = match destination {
+        IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() => {
+            return missing("fib of group addresses is not evaluated");
+        }
+        IpAddr::V4(_) => world.route4(destination),
+        IpAddr::V6(_) => world.route6(destination, device.map(|device| device.index), false),
+    };
+    let hit = match hit {
+        Ok(Some(hit)) => hit,
+        Ok(None) => return none(),
+        Err(reason) => return missing(reason),
+    };
+    if hit.route.kind != rtn::UNICAST {
+        // A local route: not what `fib` looks for, except on the loopback device.
+        return match hit.route.kind {
+            rtn::LOCAL => none(),
+            _ => missing("this kind of route is not evaluated"),
+        };
+    }
+    if let Some(device) = device {
+        return match hit.uses(device.index) {
+            Ok(true) => match world.link(device.index) {
+                Ok(link) => found(device.index, &link.name),
+                Err(reason) => missing(reason),
+            },
+            Ok(false) => none(),
+            Err(reason) => missing(reason),
+        };
+    }
+    match &hit.route.oifs[..] {
+        [index] => match world.link(*index) {
+            Ok(link) => found(*index, &link.name),
+            Err(reason) => missing(reason),
+        },
+        _ => missing("the route has several next hops"),
+    }
+}

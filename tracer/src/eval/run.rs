@@ -1,0 +1,701 @@
+//! The walk.
+//!
+//! A [`State`] is a packet on its way. Where a condition is not known the way forks: the state goes on as if it held, with the
+//! assumption noted, and another as if it did not.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::{
+    code::{Decided, Op},
+    field::{Field, Reason, Value},
+    headers::{ETH_IPV4, ETH_IPV6},
+    load::meta_key,
+    outcome::{ChainId, Decision, End, Fate, Outcome, RuleId},
+    packet::{Moment, Packet},
+    program::{Base, Hook, HookKey, Program},
+    read::{Phase, Reader},
+    steps::{Did, Registers, Way, agrees},
+    trail::{Event, Seen, Trail},
+    write::{self, Kinds},
+};
+
+/// `NFT_JUMP_STACK_SIZE`; legacy tables have no fixed limit.
+const MAX_DEPTH: usize = 64;
+/// The most ends, and states at one time, that are followed.
+const MAX_ENDS: usize = 64;
+const MAX_STATES: usize = 512;
+/// The most rules of all states together.
+const MAX_RULES: u64 = 1_000_000;
+
+/// A place where a chain goes on: the next rule's index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    chain: u32,
+    rule: u32,
+}
+
+/// A packet on its way.
+#[derive(Debug, Clone)]
+struct State {
+    /// It stands before the base chain `base`, not at `at`.
+    entering: bool,
+    order: usize,
+    /// Index into the order.
+    base: usize,
+    at: Place,
+    stack: Vec<Place>,
+    writes: Vec<(Field, Value)>,
+    assumed: Vec<Reason>,
+    way: Way,
+    trail: Trail,
+}
+
+/// How a rule ended.
+enum Ended {
+    /// A condition did not hold.
+    Missed,
+    /// With a verdict.
+    Verdict(Decided),
+    /// With one of these, or none of them.
+    Several(Vec<Decided>),
+    /// The packet cannot have come here.
+    Impossible,
+}
+
+/// What cannot be known of the rule so far.
+struct Pending {
+    why: Reason,
+    /// Writes made before.
+    writes: usize,
+}
+
+pub(super) fn evaluate(program: &Program, packet: &Packet<'_>, reader: &mut Reader<'_>) -> Outcome {
+    walk(program, packet, reader, false).0
+}
+
+/// The outcome, and with `trails` the way to each end.
+pub(super) fn walk(
+    program: &Program,
+    packet: &Packet<'_>,
+    reader: &mut Reader<'_>,
+    trails: bool,
+) -> (Outcome, Vec<Vec<Event>>) {
+    let empty = Hook {
+        orders: vec![Vec::new()],
+        ..Hook::default()
+    };
+    let hook = program.hooks.get(&HookKey::of(packet)).unwrap_or(&empty);
+    let mut walker = Walker {
+        program,
+        packet,
+        hook,
+        outcome: Outcome::default(),
+        trails: Vec::new(),
+        todo: VecDeque::new(),
+        visited: HashSet::new(),
+        ended: HashMap::new(),
+        rules: 0,
+        states: 0,
+        volatile: match packet.moment {
+            Moment::Drop => hook.writes,
+            Moment::Entry => 0,
+        },
+    };
+    for order in 0..hook.orders.len() {
+        walker.todo.push_back(State {
+            entering: true,
+            order,
+            base: 0,
+            at: Place { chain: 0, rule: 0 },
+            stack: Vec::new(),
+            writes: Vec::new(),
+            assumed: match order {
+                0 => Vec::new(),
+                _ => vec![Reason::missing(
+                    "the order of chains with the same priority is not known",
+                )],
+            },
+            way: Way::default(),
+            trail: Trail::new(trails),
+        });
+    }
+    while let Some(state) = walker.todo.pop_front() {
+        if walker.outcome.incomplete.is_some() {
+            break;
+        }
+        walker.states += 1;
+        if walker.states > MAX_STATES {
+            walker.give_up("there are too many ways that the packet can have taken");
+            break;
+        }
+        walker.follow(state, reader);
+    }
+    if hook.unordered && walker.outcome.incomplete.is_none() {
+        walker.give_up("the order of chains with the same priority is not known");
+    }
+    (walker.outcome, walker.trails)
+}
+
+struct Walker<'a> {
+    program: &'a Program,
+    packet: &'a Packet<'a>,
+    hook: &'a Hook,
+    outcome: Outcome,
+    trails: Vec<Vec<Event>>,
+    todo: VecDeque<State>,
+    visited: HashSet<Visit>,
+    ended: HashMap<(Decision, Fate), usize>,
+    rules: u64,
+    states: usize,
+    volatile: Kinds,
+}
+
+/// What tells states apart from which the same ends follow.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Visit {
+    order: usize,
+    base: usize,
+    at: Place,
+    stack: Vec<Place>,
+    writes: Vec<(Field, Value)>,
+    way: Way,
+}
+
+/// What a state does next.
+enum Next {
+    /// The next base chain.
+    Base,
+    /// The rule at `State::at`.
+    Rule,
+    /// Nothing: it has ended.
+    Done,
+}
+
+impl Walker<'_> {
+    fn give_up(&mut self, text: &'static str) {
+        self.outcome.incomplete = Some(Reason::missing(text));
+    }
+
+    /// Follows a state to its end.
+    fn follow(&mut self, mut state: State, reader: &mut Reader<'_>) {
+        let mut next = if state.entering {
+            Next::Base
+        } else {
+            if let Some(base) = self.base(&state) {
+                reader.enter(phase(base));
+            }
+            Next::Rule
+        };
+        reader.set_writes(std::mem::take(&mut state.writes));
+        reader.set_open(state.way.open);
+        loop {
+            next = match next {
+                Next::Base => self.enter(&mut state, reader),
+                Next::Rule => self.rules(&mut state, reader),
+                Next::Done => return,
+            };
+            if self.outcome.incomplete.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn base(&self, state: &State) -> Option<&Base> {
+        let order = self.hook.orders.get(state.order)?;
+        self.hook.bases.get(*order.get(state.base)?)
+    }
+
+    /// Starts the base chain that the state has come to.
+    fn enter(&mut self, state: &mut State, reader: &mut Reader<'_>) -> Next {
+        let hook = self.hook;
+        let base = hook
+            .orders
+            .get(state.order)
+            .and_then(|order| order.get(state.base))
+            .and_then(|index| hook.bases.get(*index));
+        let Some(base) = base else {
+            self.end(state, reader, Decision::Passed, None, Fate::Accept);
+            return Next::Done;
+        };
+        reader.enter(phase(base));
+        let walked = match self.is_walked(base, state, reader) {
+            Ok(walked) => walked,
+            Err(reason) => {
+                let mut skipped = state.clone();
+                skipped.assumed.push(reason.clone());
+                skipped.base += 1;
+                skipped.entering = true;
+                self.put_aside(skipped, reader, reader.writes().len());
+                state.assumed.push(reason);
+                true
+            }
+        };
+        if !walked {
+            state.base += 1;
+            return Next::Base;
+        }
+        // `nft_set_pktinfo_ipv4_ingress()`: what is no good IP packet ends here.
+        if base.inet_ingress && !matches!(self.packet.protocol, ETH_IPV4 | ETH_IPV6) {
+            state.base += 1;
+            return Next::Base;
+        }
+        state.trail.base(base);
+        state.entering = false;
+        state.at = Place {
+            chain: base.chain,
+            rule: 0,
+        };
+        if self.is_new(state, reader) {
+            Next::Rule
+        } else {
+            Next::Done
+        }
+    }
+
+    /// Whether the packet comes by this chain.
+    fn is_walked(
+        &self,
+        base: &Base,
+        state: &State,
+        reader: &mut Reader<'_>,
+    ) -> Result<bool, Reason> {
+        if let Some(devices) = &base.devices {
+            let key = match self.packet.hook {
+                1 if !base.inet_ingress && self.packet.pf == 5 => meta_key::OIFNAME,
+                _ => meta_key::IIFNAME,
+            };
+            return match reader.read(Field::Meta(key)) {
+                Value::Bytes(name) => {
+                    let name = name.as_slice();
+                    let len = name
+                        .iter()
+                        .position(|byte| *byte == 0)
+                        .unwrap_or(name.len());
+                    Ok(devices
+                        .iter()
+                        .any(|device| device.as_bytes() == &name[..len]))
+                }
+                Value::Break => Ok(false),
+                Value::Unknown(reason) => Err(reason),
+            };
+        }
+        let Some(source) = base.nat else {
+            return Ok(true);
+        };
+        if state.way.bound {
+            return Ok(false);
+        }
+        match reader.read(Field::NatWalk { source }) {
+            Value::Bytes(walked) => Ok(walked.as_slice().first() == Some(&1)),
+            Value::Break => Ok(false),
+            Value::Unknown(reason) => Err(reason),
+        }
+    }
+
+    /// Whether no state with the same future has been here. Only those that forked can meet.
+    fn is_new(&mut self, state: &State, reader: &Reader<'_>) -> bool {
+        if self.states == 1 && self.todo.is_empty() {
+            return true;
+        }
+        self.visited.insert(Visit {
+            order: state.order,
+            base: state.base,
+            at: state.at,
+            stack: state.stack.clone(),
+            writes: reader.writes().to_vec(),
+            way: state.way,
+        })
+    }
+
+    /// Evaluates rules up to the end of the base chain.
+    fn rules(&mut self, state: &mut State, reader: &mut Reader<'_>) -> Next {
+        let program = self.program;
+        let mut registers = Registers::new();
+        while let Some(chain) = program.chains.get(state.at.chain as usize) {
+            let index = state.at.rule as usize;
+            let Some(code) = chain.rules.get(index) else {
+                match self.leave(state, reader) {
+                    Some(next) => return next,
+                    None => continue,
+                }
+            };
+            self.rules += 1;
+            if self.rules > MAX_RULES {
+                self.give_up("the packet's way through the chains does not end");
+                return Next::Done;
+            }
+            if self.volatile & code.reads != 0 && !self.suppose(state, reader, code.reads) {
+                continue;
+            }
+            state.at.rule += 1;
+            registers.clear();
+            let mut pending = None;
+            let steps = program.steps(chain, index);
+            let ended = self.steps(state, reader, &mut registers, &mut pending, steps);
+            if let Some(next) = self.after(state, reader, index, ended, pending) {
+                return next;
+            }
+        }
+        Next::Done
+    }
+
+    /// Before a rule reads what other rules may write later: the packet shows the last value only. Forks into never written, and
+    /// written later.
+    fn suppose(&mut self, state: &mut State, reader: &mut Reader<'_>, reads: Kinds) -> bool {
+        for bit in 0..Kinds::BITS {
+            let kind = 1 << bit;
+            let undecided = self.volatile & reads & kind & !state.way.fixed & !state.way.open;
+            if undecided == 0 || reader.has_written(kind) {
+                continue;
+            }
+            let mut other = state.clone();
+            other.way.open |= kind;
+            other.assumed.push(write::reason(kind));
+            self.put_aside(other, reader, reader.writes().len());
+            state.way.fixed |= kind;
+        }
+        reader.set_open(state.way.open);
+        true
+    }
+
+    /// Puts a state aside that has made only the first so many writes.
+    fn put_aside(&mut self, mut state: State, reader: &Reader<'_>, writes: usize) {
+        let made = reader.writes();
+        state.writes = made.get(..writes).unwrap_or(made).to_vec();
+        self.todo.push_back(state);
+    }
+
+    /// The end of a chain: back to the calling one, or the policy.
+    fn leave(&mut self, state: &mut State, reader: &mut Reader<'_>) -> Option<Next> {
+        if let Some(back) = state.stack.pop() {
+            state.at = back;
+            state.trail.leave();
+            if !state.assumed.is_empty() && !self.is_new(state, reader) {
+                return Some(Next::Done);
+            }
+            return None;
+        }
+        let program = self.program;
+        let base = self.base(state)?.clone();
+        let policy = program
+            .chains
+            .get(base.chain as usize)
+            .and_then(|chain| chain.policy)
+            .unwrap_or(Fate::Accept);
+        state.trail.policy(policy);
+        Some(self.finish(state, reader, Decision::Policy(base.id), policy))
+    }
+
+    /// The base chain has decided.
+    fn finish(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        decision: Decision,
+        fate: Fate,
+    ) -> Next {
+        if fate == Fate::Accept {
+            state.stack.clear();
+            state.base += 1;
+            return Next::Base;
+        }
+        let base = self.base(state).map(|base| base.id);
+        self.end(state, reader, decision, base, fate);
+        // A queue that nobody listens to lets the packet go on.
+        if let Fate::Queue { bypass: true, .. } = fate {
+            state
+                .assumed
+                .push(Reason::stateful("nobody listens to the queue"));
+            state.stack.clear();
+            state.base += 1;
+            return Next::Base;
+        }
+        Next::Done
+    }
+
+    fn end(
+        &mut self,
+        state: &State,
+        reader: &mut Reader<'_>,
+        decision: Decision,
+        base: Option<ChainId>,
+        fate: Fate,
+    ) {
+        // What was taken to be written later must have been.
+        for bit in 0..Kinds::BITS {
+            let kind = 1 << bit;
+            if state.way.open & kind != 0 && !Self::is_consistent(reader, kind) {
+                return;
+            }
+        }
+        if let Some(&known) = self.ended.get(&(decision, fate)) {
+            if let Some(end) = self.outcome.ends.get_mut(known)
+                && state.assumed.len() < end.assumed.len()
+            {
+                end.assumed.clone_from(&state.assumed);
+                if let Some(trail) = self.trails.get_mut(known) {
+                    *trail = state.trail.events().to_vec();
+                }
+            }
+            return;
+        }
+        if self.outcome.ends.len() >= MAX_ENDS {
+            self.give_up("there are too many ends that the packet's way can have");
+            return;
+        }
+        self.ended.insert((decision, fate), self.outcome.ends.len());
+        self.outcome.ends.push(End {
+            decision,
+            base,
+            fate,
+            assumed: dedup(&state.assumed),
+        });
+        self.trails.push(state.trail.events().to_vec());
+    }
+
+    /// Whether the last value that was written of this kind can be the one that the packet shows.
+    fn is_consistent(reader: &mut Reader<'_>, kind: Kinds) -> bool {
+        let last = reader
+            .writes()
+            .iter()
+            .rev()
+            .find(|(field, _)| write::kind(field) & kind != 0)
+            .cloned();
+        last.is_some_and(|(field, value)| agrees(reader, field, &value))
+    }
+
+    /// What follows from a rule. `None`: the next rule.
+    fn after(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        index: usize,
+        ended: Ended,
+        pending: Option<Pending>,
+    ) -> Option<Next> {
+        let chain = state.at.chain;
+        let rule = self.program.rule_id(chain, index)?;
+        match (ended, pending) {
+            (Ended::Missed, None) => {
+                state.trail.rule(chain, index, || Seen::Missed);
+                None
+            }
+            (Ended::Missed, Some(pending)) => {
+                // It misses in any case; only what it wrote before that depends on what is not known.
+                if reader.writes().len() > pending.writes {
+                    self.put_aside(state.clone(), reader, pending.writes);
+                    state.assumed.push(pending.why);
+                }
+                state.trail.rule(chain, index, || Seen::Missed);
+                None
+            }
+            (Ended::Verdict(Decided::Break), _) => {
+                state
+                    .trail
+                    .rule(chain, index, || Seen::Matched(Decided::Break));
+                None
+            }
+            (Ended::Verdict(Decided::Continue), Some(pending))
+                if reader.writes().len() == pending.writes =>
+            {
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why,
+                    taken: None,
+                });
+                None
+            }
+            (Ended::Verdict(verdict), None) => {
+                state
+                    .trail
+                    .rule(chain, index, || Seen::Matched(verdict.clone()));
+                self.verdict(state, reader, rule, verdict)
+            }
+            (Ended::Verdict(verdict), Some(pending)) => {
+                let mut other = state.clone();
+                other.assumed.push(pending.why.clone());
+                other.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why.clone(),
+                    taken: None,
+                });
+                self.put_aside(other, reader, pending.writes);
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why.clone(),
+                    taken: Some(verdict.clone()),
+                });
+                state.assumed.push(pending.why);
+                self.verdict(state, reader, rule, verdict)
+            }
+            (Ended::Impossible, pending) => {
+                // If the rule does not match, it has not come to what is impossible.
+                let Some(pending) = pending else {
+                    return Some(Next::Done);
+                };
+                state.assumed.push(pending.why);
+                reader.truncate_writes(pending.writes);
+                None
+            }
+            (Ended::Several(verdicts), pending) => {
+                let why = pending.map_or(Reason::missing("the key is not known"), |p| p.why);
+                let writes = reader.writes().len();
+                for verdict in verdicts {
+                    let mut other = state.clone();
+                    other.assumed.push(why.clone());
+                    other.trail.rule(chain, index, || Seen::Unknown {
+                        why: why.clone(),
+                        taken: Some(verdict.clone()),
+                    });
+                    let made = reader.writes().to_vec();
+                    if let Some(next) = self.verdict(&mut other, reader, rule, verdict) {
+                        // It has ended, or goes on at the next base chain.
+                        if matches!(next, Next::Base) {
+                            other.entering = true;
+                            self.put_aside(other, reader, writes);
+                        }
+                    } else {
+                        self.put_aside(other, reader, writes);
+                    }
+                    reader.set_writes(made);
+                    if self.outcome.incomplete.is_some() {
+                        return Some(Next::Done);
+                    }
+                }
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: why.clone(),
+                    taken: None,
+                });
+                state.assumed.push(why);
+                None
+            }
+        }
+    }
+
+    /// A rule's verdict. `None`: on with the rule at `State::at`.
+    fn verdict(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        rule: RuleId,
+        verdict: Decided,
+    ) -> Option<Next> {
+        match verdict {
+            Decided::Continue | Decided::Break => None,
+            Decided::Return => self.leave(state, reader),
+            Decided::Jump(chain) => {
+                if state.stack.len() >= MAX_DEPTH {
+                    self.give_up("chains call each other too deeply");
+                    return Some(Next::Done);
+                }
+                state.stack.push(state.at);
+                state.at = Place { chain, rule: 0 };
+                state.trail.enter();
+                None
+            }
+            Decided::Goto(chain) => {
+                state.at = Place { chain, rule: 0 };
+                None
+            }
+            Decided::End(fate) => Some(self.finish(state, reader, Decision::Rule(rule), fate)),
+            Decided::Unknown(reason) => {
+                // Whatever it is: nothing after it can be told.
+                self.outcome.incomplete = Some(reason);
+                Some(Next::Done)
+            }
+        }
+    }
+
+    /// Runs the steps of a rule.
+    fn steps(
+        &self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        registers: &mut Registers,
+        pending: &mut Option<Pending>,
+        steps: std::ops::Range<usize>,
+    ) -> Ended {
+        let program = self.program;
+        for at in steps {
+            let Some(op) = program.ops.get(at) else {
+                break;
+            };
+            let unknown = match op {
+                Op::Test {
+                    slot,
+                    invert,
+                    mask,
+                    want,
+                } => match reader.wide(*slot) {
+                    (Value::Bytes(_), wide) => {
+                        if ((wide & mask) == *want) == *invert {
+                            return Ended::Missed;
+                        }
+                        continue;
+                    }
+                    (Value::Break, _) => return Ended::Missed,
+                    (Value::Unknown(reason), _) => reason.clone(),
+                },
+                Op::Within {
+                    slot,
+                    invert,
+                    mask,
+                    bounds,
+                } => match reader.wide(*slot) {
+                    (Value::Bytes(_), wide) => {
+                        let wide = wide & mask;
+                        if (bounds.0 <= wide && wide <= bounds.1) == *invert {
+                            return Ended::Missed;
+                        }
+                        continue;
+                    }
+                    (Value::Break, _) => return Ended::Missed,
+                    (Value::Unknown(reason), _) => reason.clone(),
+                },
+                Op::Verdict(verdict) => match verdict {
+                    Decided::Continue => continue,
+                    Decided::Break => return Ended::Missed,
+                    verdict => return Ended::Verdict(verdict.clone()),
+                },
+                op => match program.step(&mut state.way, reader, registers, op) {
+                    Did::On => continue,
+                    Did::Miss => return Ended::Missed,
+                    Did::Unknown(reason) => reason,
+                    Did::Verdict(verdict) => return Ended::Verdict(verdict),
+                    Did::Impossible => return Ended::Impossible,
+                    Did::Several(verdicts, reason) => {
+                        if pending.is_none() {
+                            *pending = Some(Pending {
+                                why: reason,
+                                writes: reader.writes().len(),
+                            });
+                        }
+                        return Ended::Several(verdicts);
+                    }
+                },
+            };
+            if pending.is_none() {
+                *pending = Some(Pending {
+                    why: unknown,
+                    writes: reader.writes().len(),
+                });
+            }
+        }
+        Ended::Verdict(Decided::Continue)
+    }
+}
+
+pub(super) fn phase(base: &Base) -> Phase {
+    Phase {
+        early: base.early,
+        with_tracking: base.with_tracking,
+        before_nat: base.before_nat,
+    }
+}
+
+fn dedup(reasons: &[Reason]) -> Vec<Reason> {
+    let mut unique: Vec<Reason> = Vec::new();
+    for reason in reasons {
+        if !unique.contains(reason) {
+            unique.push(reason.clone());
+        }
+    }
+    unique
+}

@@ -1,0 +1,237 @@
+//! Sets and maps, made ready for lookups.
+
+use std::collections::HashMap;
+
+use super::{
+    code::{Bounds, Decided},
+    field::Reason,
+    hash::BuildQuick,
+    program::Jumps,
+};
+use crate::ruleset::{
+    expr::{Data, Expr},
+    model::{Element, Set, Table},
+};
+
+/// What an element gives.
+#[derive(Debug, Clone)]
+pub(super) enum Gives {
+    /// Nothing, or an object.
+    Nothing,
+    /// Bytes for a register.
+    Value(Box<[u8]>),
+    /// A verdict.
+    Verdict(Decided),
+}
+
+/// An element.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) gives: Gives,
+    /// Why it may be gone, or may not let the packet through.
+    pub(super) doubt: Option<Reason>,
+}
+
+#[derive(Debug, Clone)]
+enum Keys {
+    /// Single keys.
+    Exact(HashMap<Box<[u8]>, u32, BuildQuick>),
+    /// Ranges as the kernel's tree has them: from each key on it is this element, or none; sorted.
+    Tree(Vec<(Box<[u8]>, Option<u32>)>),
+    /// Ranges of concatenations: field by field, each within its bounds; first and last byte of each field.
+    Fields {
+        fields: Vec<(usize, usize)>,
+        ranges: Vec<(Bounds, u32)>,
+    },
+}
+
+/// A set or map, ready.
+#[derive(Debug, Clone)]
+pub(super) struct Lookup {
+    keys: Keys,
+    pub(super) entries: Vec<Entry>,
+    catch_all: Option<u32>,
+    pub(super) is_map: bool,
+    /// Why an element that was not read may be there.
+    pub(super) growing: Option<Reason>,
+    /// Why it is not known what the objects of an object map do.
+    pub(super) objects: Option<Reason>,
+    /// Rules add to it, and it may be full.
+    pub(super) crowded: bool,
+}
+
+/// What is found for a key.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    /// This element.
+    Entry(&'a Entry),
+    /// The catch-all element.
+    CatchAll(&'a Entry),
+    /// None.
+    Nothing,
+}
+
+/// Sets that rules fill have room for this many more at least, or may be full.
+const ROOM: u32 = 1024;
+
+impl Lookup {
+    /// Of a set. Chains that its verdicts name are looked up in `jumps`.
+    pub(super) fn new(table: &Table, set: &Set, jumps: &Jumps<'_>) -> Self {
+        let mut lookup = Self {
+            keys: Keys::Exact(HashMap::default()),
+            entries: Vec::new(),
+            catch_all: None,
+            is_map: set.flags & (Set::MAP | Set::OBJECT) != 0,
+            growing: (set.flags & Set::EVAL != 0)
+                .then(|| Reason::new(true, format!("rules fill the set {}", set.name))),
+            objects: match set.obj_type {
+                Some(2 | 4 | 5 | 10) => Some(Reason::new(
+                    true,
+                    format!("what the objects of {} let through", set.name),
+                )),
+                _ => None,
+            },
+            crowded: set
+                .size
+                .is_some_and(|size| size.saturating_sub(set.elements.len() as u32) < ROOM),
+        };
+        let shrinking = set.flags & Set::EVAL != 0 && deletes(table, &set.name);
+        let interval = set.flags & Set::INTERVAL != 0;
+        let by_field = interval
+            && (set.flags & Set::CONCAT != 0
+                || set.elements.iter().any(|element| element.key_end.is_some()));
+        let mut points: Vec<(Box<[u8]>, Option<u32>)> = Vec::new();
+        let mut ranges = Vec::new();
+        let mut exact = HashMap::<_, _, BuildQuick>::default();
+        for element in &set.elements {
+            let entry = lookup.entries.len() as u32;
+            let end = element.flags & Element::INTERVAL_END != 0;
+            if !end {
+                let gives = gives(element, jumps);
+                let doubt = doubt(set, element, shrinking);
+                lookup.entries.push(Entry { gives, doubt });
+            }
+            let Some(key) = element.key.as_deref() else {
+                if element.flags & Element::CATCHALL != 0 && !end {
+                    lookup.catch_all = Some(entry);
+                }
+                continue;
+            };
+            let key: Box<[u8]> = key.into();
+            if by_field {
+                let last = element.key_end.as_deref().unwrap_or(&key).into();
+                ranges.push(((key, last), entry));
+            } else if interval {
+                points.push((key, (!end).then_some(entry)));
+            } else {
+                exact.insert(key, entry);
+            }
+        }
+        lookup.keys = if by_field {
+            Keys::Fields {
+                fields: fields(set),
+                ranges,
+            }
+        } else if interval {
+            // Where a range ends and another starts, the start counts.
+            points.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.is_some().cmp(&b.1.is_some())));
+            Keys::Tree(points)
+        } else {
+            Keys::Exact(exact)
+        };
+        lookup
+    }
+
+    /// The element for a key of a key's length.
+    pub(super) fn find(&self, key: &[u8]) -> Found<'_> {
+        let index = match &self.keys {
+            Keys::Exact(exact) => exact.get(key).copied(),
+            Keys::Tree(points) => {
+                let after = points.partition_point(|(start, _)| **start <= *key);
+                after
+                    .checked_sub(1)
+                    .and_then(|last| points.get(last))
+                    .and_then(|(_, entry)| *entry)
+            }
+            Keys::Fields { fields, ranges } => ranges
+                .iter()
+                .find(|((from, to), _)| {
+                    fields.iter().all(|&(start, end)| {
+                        match (
+                            key.get(start..end),
+                            from.get(start..end),
+                            to.get(start..end),
+                        ) {
+                            (Some(key), Some(from), Some(to)) => from <= key && key <= to,
+                            _ => false,
+                        }
+                    })
+                })
+                .map(|(_, entry)| *entry),
+        };
+        let entry = |index: u32| self.entries.get(index as usize);
+        match (index.and_then(entry), self.catch_all.and_then(entry)) {
+            (Some(entry), _) => Found::Entry(entry),
+            (None, Some(entry)) => Found::CatchAll(entry),
+            (None, None) => Found::Nothing,
+        }
+    }
+
+    /// The catch-all element.
+    pub(super) fn catch_all(&self) -> Option<&Entry> {
+        self.entries.get(self.catch_all? as usize)
+    }
+}
+
+/// First and last byte of each field of a key; fields start at multiples of four.
+fn fields(set: &Set) -> Vec<(usize, usize)> {
+    if set.fields.is_empty() {
+        return vec![(0, set.key_len as usize)];
+    }
+    let mut at = 0;
+    let mut fields = Vec::new();
+    for len in &set.fields {
+        let len = *len as usize;
+        fields.push((at, at + len));
+        at += len.next_multiple_of(4);
+    }
+    fields
+}
+
+fn gives(element: &Element, jumps: &Jumps<'_>) -> Gives {
+    match &element.data {
+        Some(Data::Value(bytes)) => Gives::Value(bytes.as_slice().into()),
+        Some(Data::Verdict(verdict)) => Gives::Verdict(jumps.decided(verdict)),
+        None => Gives::Nothing,
+    }
+}
+
+/// Why an element that was read may be gone by now, or may not let packets through.
+fn doubt(set: &Set, element: &Element, shrinking: bool) -> Option<Reason> {
+    let name = &set.name;
+    if element.timeout.or(element.expiration).is_some()
+        || set.timeout.is_some() && element.flags & Element::CATCHALL == 0
+    {
+        return Some(Reason::new(true, format!("elements of {name} expire")));
+    }
+    if shrinking {
+        return Some(Reason::new(true, format!("rules delete from {name}")));
+    }
+    let exprs = element.exprs.iter().chain(&set.exprs);
+    let stateful = exprs
+        .into_iter()
+        .find(|expr| !matches!(expr, Expr::Counter(_) | Expr::Last { .. }));
+    stateful.map(|expr| {
+        let text = format!("elements of {name} have a {}", expr.name());
+        Reason::new(true, text)
+    })
+}
+
+/// Whether a rule of the table deletes from this set.
+fn deletes(table: &Table, name: &str) -> bool {
+    const DELETE: u32 = 2;
+    let rules = table.chains.iter().flat_map(|chain| &chain.rules);
+    rules
+        .flat_map(|rule| &rule.exprs)
+        .any(|expr| matches!(expr, Expr::Dynset { set, op: DELETE, .. } if set == name))
+}

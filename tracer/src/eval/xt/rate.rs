@@ -1,0 +1,90 @@
+//! Matches that count packets, or draw lots: what they say is known in few cases only (net/netfilter/xt_limit.c, xt_hashlimit.c,
+//! xt_recent.c, xt_statistic.c, xt_quota.c, v6.18).
+
+use super::{
+    super::{outcome::Words, read::Reader},
+    answer::{Test, stateful, words},
+};
+use crate::xtables::matches::{Match, rate::Statistic, recent::Recent};
+
+/// `XT_RECENT_SET`.
+const RECENT_SET: u8 = 2;
+/// A probability of 1.
+const CERTAIN: u32 = 0x8000_0000;
+
+/// A match whose answer depends on other packets.
+#[derive(Debug, Clone)]
+pub(super) enum Rate {
+    /// Not, after all.
+    Always { subject: &'static str, holds: bool },
+    /// The subject, and why it cannot be told.
+    Depends(&'static str, &'static str),
+}
+
+impl Rate {
+    /// For those matches that this module has.
+    pub(super) fn new(what: &Match) -> Option<Self> {
+        Some(match what {
+            Match::Limit(_) => Self::Depends("limit", "a rate limit's tokens are not known"),
+            Match::Hashlimit(_) => {
+                Self::Depends("hashlimit", "a rate limit's tokens are not known")
+            }
+            Match::Connlimit(_) => {
+                Self::Depends("connlimit", "the number of connections is not known")
+            }
+            Match::Connbytes(_) => {
+                Self::Depends("connbytes", "the connection's counters are not known")
+            }
+            Match::Quota(want) if want.bytes.want == 0 => Self::Always {
+                subject: "quota",
+                holds: want.bytes.inverted,
+            },
+            Match::Quota(_) => Self::Depends("quota", "what is left of the quota is not known"),
+            Match::Nfacct(_) => Self::Depends("nfacct", "the object's quota is not known"),
+            Match::Rateest(_) => Self::Depends("rateest", "the estimated rate is not known"),
+            Match::Recent(want) => recent(want),
+            Match::Statistic(want) => statistic(want),
+            _ => return None,
+        })
+    }
+
+    pub(super) fn test(&self, _reader: &mut Reader<'_>) -> Test {
+        match self {
+            Self::Always { holds, .. } => Ok(*holds),
+            Self::Depends(_, reason) => Err(stateful(reason)),
+        }
+    }
+
+    pub(super) fn words(&self) -> Words {
+        match self {
+            Self::Always { subject, .. } | Self::Depends(subject, _) => words(*subject, "", ""),
+        }
+    }
+}
+
+fn recent(want: &Recent) -> Rate {
+    if want.flags & RECENT_SET != 0 {
+        return Rate::Always {
+            subject: "recent",
+            holds: !want.inverted,
+        };
+    }
+    Rate::Depends("recent", "the list of recent addresses is not known")
+}
+
+fn statistic(want: &Statistic) -> Rate {
+    let always = |holds| Rate::Always {
+        subject: "statistic",
+        holds,
+    };
+    match want {
+        Statistic::Random(cond) if cond.want == 0 => always(cond.inverted),
+        Statistic::Random(cond) if cond.want >= CERTAIN => always(!cond.inverted),
+        Statistic::Random(_) => Rate::Depends("statistic", "a random number decides"),
+        Statistic::Nth {
+            every: 0, inverted, ..
+        } => always(!inverted),
+        Statistic::Nth { .. } => Rate::Depends("statistic", "every n-th packet matches"),
+        Statistic::Other(_) => Rate::Depends("statistic", "the mode is not known"),
+    }
+}
