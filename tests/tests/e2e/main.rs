@@ -17,6 +17,7 @@ mod refusals;
 mod replace;
 mod support;
 mod text;
+mod thrice;
 mod together;
 mod trace;
 mod trace_state;

@@ -192,19 +192,9 @@ fn was_in_force(primed: &Primed, time: u64, place: &mut Place<'_>) -> bool {
 fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
     let (index, rule) = table.at_offset(offset)?;
     let chain = table.chains.get(index)?;
-    let family = match table.family {
-        xtables::Family::V4 => Family::Ip,
-        xtables::Family::V6 => Family::Ip6,
-    };
     let Some(rule) = rule else {
         return Some(Known {
-            what: Candidate::Policy(Arc::new(PolicyRef {
-                family,
-                table: table.name.as_str().into(),
-                chain: chain.name.as_str().into(),
-                rules: u32::try_from(chain.rules.len()).ok(),
-                none_matched: none_matched(chain),
-            })),
+            what: Candidate::Policy(Arc::new(policy_reference(table, chain))),
             reject: false,
         });
     };
@@ -215,19 +205,47 @@ fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
         None => None,
     };
     Some(Known {
-        what: Candidate::Rule(Arc::new(RuleRef {
-            family,
-            table: table.name.as_str().into(),
-            chain: chain.name.as_str().into(),
-            base_chain: base.map(|base| base.name.as_str().into()),
-            number: Some(rule.number),
-            handle: None,
-            text: None,
-            comment: None,
-            gone: false,
-        })),
+        what: Candidate::Rule(Arc::new(reference(table, chain, rule, base))),
         reject: matches!(rule.jump, Jump::Target(Target::Reject(_))),
     })
+}
+
+/// A rule of a legacy table, as events name it.
+pub(super) fn reference(
+    table: &Table,
+    chain: &Chain,
+    rule: &Rule,
+    base: Option<&Chain>,
+) -> RuleRef {
+    RuleRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        base_chain: base.map(|base| base.name.as_str().into()),
+        number: Some(rule.number),
+        handle: None,
+        text: None,
+        comment: None,
+        gone: false,
+    }
+}
+
+/// A built-in chain of a legacy table whose policy decided.
+pub(super) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
+    PolicyRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        rules: u32::try_from(chain.rules.len()).ok(),
+        none_matched: none_matched(chain),
+    }
+}
+
+pub(super) fn family(family: xtables::Family) -> Family {
+    match family {
+        xtables::Family::V4 => Family::Ip,
+        xtables::Family::V6 => Family::Ip6,
+    }
 }
 
 /// True if every rule of the chain would have decided had it matched; otherwise nobody knows.

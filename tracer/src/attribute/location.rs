@@ -33,6 +33,11 @@ impl Locations {
         }
     }
 
+    /// Whether nf_tables frees packets in its interpreter, where that can be told from other drops.
+    pub(super) fn drops_in_place(&self) -> bool {
+        !self.sites.is_empty()
+    }
+
     /// Whether `location` is in nf_tables' interpreter.
     pub(super) fn is_nftables(&self, location: u64) -> bool {
         self.nft_do_chain

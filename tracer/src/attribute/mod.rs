@@ -1,28 +1,34 @@
 //! Drop record + ruleset -> attributed event.
 //!
-//! [`Attributor::event`] is called for every drop, in order; all that it says about the rule comes
-//! from the record's evidence, whose handles are unique in their namespace and never used again.
+//! [`Attributor::event`] is called for every drop, in order. Which rule it was comes from the kernel's own
+//! evidence in the record; where there is none, from the evaluator, which otherwise tells the way to it.
 
 mod conntrack;
+mod evaluate;
+mod finding;
 pub(crate) mod legacy;
 mod location;
 mod rules;
+mod surroundings;
+mod view;
 
 use std::{collections::HashMap, ffi::CStr, sync::Arc};
 
 use fwtrace_abi::{FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use jiff::Timestamp;
 
-pub use self::location::Locations;
+pub use self::{evaluate::Depth, location::Locations, surroundings::Surroundings};
 use self::{
+    evaluate::{Clues, Evaluator},
+    finding::Finding,
     legacy::LegacyRules,
-    rules::{Resolved, RuleCache},
+    rules::RuleCache,
 };
 use crate::{
     bpf::reader::RawDrop,
-    event::{
-        DropEvent, Engine, Evidence, EvidenceSource, Family, Hook, NetnsRef, Process, Verdict,
-    },
+    cli::Ladder,
+    eval::outcome::EngineKind,
+    event::{DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
     ruleset::{render::Names, snapshot::Snapshots},
@@ -38,6 +44,8 @@ pub struct Place<'a> {
     pub rulesets: Option<&'a mut Snapshots>,
     /// Its legacy tables; `None` if they cannot be read.
     pub legacy: Option<&'a mut Tables>,
+    /// Its links, routes and ipsets; `None` if they cannot be read.
+    pub surroundings: Option<&'a mut Surroundings>,
     /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
     pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.
@@ -52,12 +60,21 @@ pub struct Attributor {
     locations: Locations,
     rules: RuleCache,
     legacy: LegacyRules,
+    evaluator: Evaluator,
+    ladder: Ladder,
     netfilter_drop: u32,
 }
 
 impl Attributor {
-    /// `netfilter_drop` is the kernel's number of SKB_DROP_REASON_NETFILTER_DROP.
-    pub fn new(reasons: Reasons, locations: Locations, netfilter_drop: u32) -> Self {
+    /// `netfilter_drop` is the kernel's number of SKB_DROP_REASON_NETFILTER_DROP; `ladder`: the best evidence
+    /// to use; `depth`: how much to tell beside the rule.
+    pub fn new(
+        reasons: Reasons,
+        locations: Locations,
+        netfilter_drop: u32,
+        ladder: Ladder,
+        depth: Depth,
+    ) -> Self {
         Self {
             reasons,
             names: HashMap::new(),
@@ -65,6 +82,8 @@ impl Attributor {
             locations,
             rules: RuleCache::default(),
             legacy: LegacyRules::default(),
+            evaluator: Evaluator::new(depth),
+            ladder,
             netfilter_drop,
         }
     }
@@ -89,91 +108,124 @@ impl Attributor {
         let record = &raw.record;
         let capture = Capture::new(record, &raw.packet);
         let packet = capture.packet();
-        let firewall = record.reason == self.netfilter_drop;
-        let (pf, hook) = self.hook(raw, packet.family);
-        let resolved = match record.rule.kind {
-            RULE_RULE | RULE_POLICY => Some(self.rules.resolve(record, &mut place)),
-            _ => None,
+        let (pf, number) = self.hook(raw, packet.family);
+        let hook = number.and_then(|number| hook(pf, number));
+        let mut finding = Finding::none(Engine::Other, &self.locations, record);
+        let mut opinion = None;
+        if record.reason == self.netfilter_drop {
+            let clues;
+            (finding, clues) = self.kernel(record, &mut place);
+            if let Some(clues) = clues
+                && let Some(packet) = view::packet(raw, pf, number)
+            {
+                let exact = finding.exact();
+                let clues = Clues {
+                    exact: exact.as_ref(),
+                    ..clues
+                };
+                opinion = self.evaluator.opinion(record, &packet, &mut place, clues);
+            }
+        }
+        let (path, nearest_miss, walk) = match opinion {
+            Some(opinion) => finding.consider(opinion),
+            None => (None, None, None),
         };
-        let legacy = match resolved {
-            None if firewall => self.legacy.tell(record, &mut place),
-            _ => None,
-        };
-        let engine = match &resolved {
-            Some(resolved) if resolved.iptables => Engine::IptablesNft,
-            Some(_) => Engine::Nftables,
-            None if firewall && self.locations.is_nftables(record.location) => Engine::Nftables,
-            None if legacy.is_some() => Engine::IptablesLegacy,
-            None => Engine::Other,
-        };
-        let named = |r: &Resolved| r.rule.is_some() || r.policy.is_some();
-        let counted = legacy.as_ref().and_then(|told| told.evidence.clone());
-        let evidence = if resolved.as_ref().is_some_and(named) {
-            Evidence::exact(EvidenceSource::KernelStack)
-        } else if let Some(counted) = counted {
-            counted
-        } else {
-            Evidence::engine(
-                self.locations.symbol(record.location),
-                self.locations.decided_by(record.location),
-            )
-        };
-        let resolved = match (resolved, legacy) {
-            (None, Some(told)) => Resolved {
-                rule: told.rule,
-                policy: told.policy,
-                reject: told.reject,
-                ..Resolved::default()
-            },
-            (resolved, _) => resolved.unwrap_or_default(),
-        };
-        let Resolved {
-            rule,
-            policy,
-            reject,
-            priority,
-            ..
-        } = resolved;
         DropEvent {
             time,
-            verdict: if reject {
+            verdict: if finding.reject {
                 Verdict::Reject
             } else {
                 Verdict::Drop
             },
             netns: place.netns.clone(),
-            engine,
+            engine: finding.engine,
             family: family(pf, packet.family),
             hook,
             reason: Some(self.reason(record.reason)),
             mark: record.mark,
             iif: self.interface(record.iif, &record.iif_name),
             oif: self.interface(record.oif, &record.oif_name),
-            conntrack: conntrack::of(record, pf, hook, priority, place.rulesets.as_deref()),
+            conntrack: conntrack::of(
+                record,
+                pf,
+                hook,
+                finding.priority,
+                place.rulesets.as_deref(),
+            ),
             process: if hook == Some(Hook::Output) {
                 self.process(record)
             } else {
                 None
             },
             packet,
-            rule,
-            policy,
-            path: None,
-            nearest_miss: None,
-            walk: None,
-            evidence,
+            rule: finding.rule,
+            policy: finding.policy,
+            path,
+            nearest_miss,
+            walk,
+            evidence: finding.evidence,
             count: 1,
         }
     }
 
-    /// Protocol family and hook: from the hook state, else from the functions on the stack.
-    fn hook(&self, raw: &RawDrop, packet: PacketFamily) -> (u8, Option<Hook>) {
+    /// What the kernel's own evidence says about a drop by netfilter, and what it leaves to the
+    /// evaluator; `None`: nothing, it may not have been a rule at all.
+    fn kernel(
+        &mut self,
+        record: &Record,
+        place: &mut Place<'_>,
+    ) -> (Finding, Option<Clues<'static>>) {
+        let resolved = match record.rule.kind {
+            RULE_RULE | RULE_POLICY => Some(self.rules.resolve(record, place)),
+            _ => None,
+        };
+        let in_place = self.locations.is_nftables(record.location);
+        let told = match resolved {
+            None if !in_place => self.legacy.tell(record, place),
+            _ => None,
+        };
+        let engine = match &resolved {
+            Some(resolved) if resolved.iptables => Engine::IptablesNft,
+            Some(_) => Engine::Nftables,
+            None if in_place => Engine::Nftables,
+            None if told.is_some() => Engine::IptablesLegacy,
+            None => Engine::Other,
+        };
+        let clues = Clues {
+            engine: match engine {
+                Engine::Nftables | Engine::IptablesNft => Some(EngineKind::Nftables),
+                Engine::IptablesLegacy => Some(EngineKind::Legacy),
+                _ => None,
+            },
+            by_rule: self
+                .locations
+                .decided_by(record.location)
+                .map(|by| by == DecidedBy::Rule),
+            exact: None,
+        };
+        // Where nf_tables drops in place, a drop elsewhere is that of some other part of netfilter.
+        let elsewhere = clues.engine.is_none() && self.locations.drops_in_place();
+        let clues = (self.ladder != Ladder::Engine && !elsewhere).then_some(clues);
+        let mut finding = Finding::none(engine, &self.locations, record);
+        if self.ladder != Ladder::Best {
+            return (finding, clues);
+        }
+        match (resolved, told) {
+            (Some(resolved), _) => finding.resolved(resolved),
+            (None, Some(told)) => finding.told(told),
+            (None, None) => {}
+        }
+        (finding, clues)
+    }
+
+    /// Protocol family and number of the hook: from the hook state, else from the functions on the stack.
+    fn hook(&self, raw: &RawDrop, packet: PacketFamily) -> (u8, Option<u8>) {
         let record = &raw.record;
         if record.hook != UNKNOWN {
-            return (record.pf, hook(record.pf, record.hook));
+            return (record.pf, Some(record.hook));
         }
         match self.locations.hook(&raw.stack) {
-            Some((pf, number)) => (pf, hook(pf, number)),
+            Some((pf, number)) => (pf, Some(number)),
             None => match packet {
                 PacketFamily::Ipv4 => (NFPROTO_IPV4, None),
                 PacketFamily::Ipv6 => (NFPROTO_IPV6, None),

@@ -205,6 +205,17 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     })
 }
 
+/// A base chain whose policy decided, as events name it.
+pub(super) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
+    PolicyRef {
+        family: family(table.family),
+        table: table.name.as_str().into(),
+        chain: chain.name.as_str().into(),
+        rules: u32::try_from(chain.rules.len()).ok(),
+        none_matched: chain.rules.iter().all(model::Rule::decides).then_some(true),
+    }
+}
+
 /// What the kernel side alone knows of a rule or policy that is in no ruleset we have read.
 fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
     let family = u8::try_from(evidence.family).map_or(Family::Inet, |f| family(f.into()));
@@ -246,7 +257,7 @@ fn none_matched(evidence: &RuleEvidence, chain: &Chain) -> Option<bool> {
     (unchanged && chain.rules.iter().all(model::Rule::decides)).then_some(true)
 }
 
-fn family(family: model::Family) -> Family {
+pub(super) fn family(family: model::Family) -> Family {
     match family {
         model::Family::Ip => Family::Ip,
         model::Family::Ip6 => Family::Ip6,

@@ -107,6 +107,8 @@ pub struct Known {
     pub by_rule: Option<bool>,
     /// The base chain that it was in.
     pub base: Option<ChainId>,
+    /// The rule or policy itself.
+    pub decision: Option<Decision>,
 }
 
 impl Known {
@@ -125,6 +127,7 @@ impl Known {
             && self.engine.is_none_or(|known| known == engine)
             && self.by_rule.is_none_or(|known| known == by_rule)
             && self.base.is_none_or(|known| Some(known) == end.base)
+            && self.decision.is_none_or(|known| known == end.decision)
     }
 }
 

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
 
 use crate::{
-    attribute::Place,
+    attribute::{Place, Surroundings},
     event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
     netns::{self, NetNs},
     ruleset::{render::Names, snapshot::Snapshots},
@@ -32,6 +32,8 @@ struct Watched {
     rulesets: Option<Snapshots>,
     /// `None`: its legacy tables cannot be read.
     legacy: Option<Tables>,
+    /// `None`: gone before they could be read.
+    surroundings: Option<Surroundings>,
     /// That they could not be read the last time was told.
     legacy_failed: bool,
     /// The task that follows the ruleset; ends with this.
@@ -114,6 +116,7 @@ impl Namespaces {
                 file: Some(netns.clone()),
                 rulesets,
                 legacy,
+                surroundings: Some(Surroundings::open(netns.as_fd())),
                 legacy_failed: false,
                 follower,
                 findable,
@@ -138,6 +141,7 @@ impl Namespaces {
                     file: None,
                     rulesets: None,
                     legacy: None,
+                    surroundings: None,
                     legacy_failed: false,
                     follower: None,
                     findable: true,
@@ -155,6 +159,7 @@ impl Namespaces {
                 netns: &watched.netns,
                 rulesets: watched.rulesets.as_mut(),
                 legacy: watched.legacy.as_mut(),
+                surroundings: watched.surroundings.as_mut(),
                 names: &watched.names,
                 epoch: watched.epoch,
             }),
@@ -163,6 +168,7 @@ impl Namespaces {
                 netns: &NetnsRef { inode, name: None },
                 rulesets: None,
                 legacy: None,
+                surroundings: None,
                 names: &self.system,
                 epoch: 0,
             }),

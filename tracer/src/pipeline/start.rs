@@ -11,7 +11,7 @@ use super::{
     trace::{TraceError, Tracing},
 };
 use crate::{
-    attribute::{Attributor, Locations},
+    attribute::{Attributor, Depth, Locations},
     bpf::{
         calibrate::{CalibrationError, Calibrator},
         legacy,
@@ -29,6 +29,7 @@ use crate::{
         symbols::{Symbols, SymbolsError},
         types::{BTF_DIR, KernelTypes, TypesError},
     },
+    output::Format,
 };
 
 /// Batches on their way from the ring's reader.
@@ -262,7 +263,13 @@ pub(super) fn start(
     programs.detach("calibrate")?;
     programs.forget_btf();
     let locations = Locations::new(kernel.symbols.unwrap_or_default(), &sites);
-    let mut attributor = Attributor::new(kernel.reasons, locations, netfilter_drop);
+    let mut attributor = Attributor::new(
+        kernel.reasons,
+        locations,
+        netfilter_drop,
+        plan.evidence,
+        depth(plan),
+    );
     let mut tracer = Tracer {
         programs,
         calibrator,
@@ -288,6 +295,16 @@ fn counts(kernel: &Kernel, settings: &Settings) -> bool {
         Feature::ConntrackHooks,
     ];
     needed.into_iter().all(|feature| kernel.has(feature)) && settings.hook_slow[0] != 0
+}
+
+/// What the output shows beside the rule.
+fn depth(plan: &Live) -> Depth {
+    match (plan.output.verbosity, plan.output.format) {
+        (0, Format::Text) => Depth::Rule,
+        (0, Format::Json) => Depth::Path,
+        (1, _) => Depth::Walk,
+        _ => Depth::All,
+    }
 }
 
 fn install(settings: &mut Settings, sites: &[Site]) {

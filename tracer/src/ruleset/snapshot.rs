@@ -9,11 +9,13 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::history::before;
 pub use super::history::{Changes, Commit, Found, History, KEPT, Snapshot};
 use crate::netlink::{
     nftables::{self, ReadError, read_generation, read_ruleset},
@@ -22,6 +24,8 @@ use crate::netlink::{
 
 /// Room for the notifications of large transactions (one of 10,000 rules makes some 4 MB).
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// Reading for the sake of sets' elements takes at most this part of the time: one in so many.
+const SHARE: u32 = 10;
 
 /// Why the rulesets cannot be followed.
 #[derive(Debug, Error)]
@@ -44,6 +48,9 @@ pub struct Snapshots {
     reader: Socket,
     history: History,
     readings: u64,
+    /// When the ruleset was last read, and how long that took.
+    read_at: Instant,
+    cost: Duration,
 }
 
 impl AsFd for Snapshots {
@@ -62,12 +69,15 @@ impl Snapshots {
         let monitor = open(netns, &[nftables::GROUP])?;
         monitor.set_receive_buffer(RECEIVE_BUFFER)?;
         let mut reader = open(netns, &[])?;
+        let start = Instant::now();
         let history = History::new(read_ruleset(&mut reader)?);
         Ok(Self {
             monitor,
             reader,
             history,
             readings: 1,
+            read_at: Instant::now(),
+            cost: start.elapsed(),
         })
     }
 
@@ -119,7 +129,11 @@ impl Snapshots {
 
     fn read(&mut self) -> Result<(), SnapshotError> {
         self.readings += 1;
-        self.history.reading(read_ruleset(&mut self.reader)?);
+        let start = Instant::now();
+        let ruleset = read_ruleset(&mut self.reader)?;
+        self.read_at = Instant::now();
+        self.cost = self.read_at - start;
+        self.history.reading(ruleset);
         Ok(())
     }
 
@@ -145,6 +159,38 @@ impl Snapshots {
         // A drop can come before the announcement of the generation that it is of.
         self.refresh()?;
         Ok(self.history.find(generation, table, chain, rule))
+    }
+
+    /// Makes the newest reading one of this very generation, elements of sets included; 0: of the newest one. `None`: it is of the past,
+    /// or it cannot be read now without reading all the time.
+    ///
+    /// Blocks for milliseconds when the ruleset must be read.
+    pub fn settle(&mut self, generation: u32) -> Option<()> {
+        let settled = |history: &History| {
+            let newest = history.newest();
+            let wanted = match generation {
+                0 => history.newest_generation(),
+                generation => generation,
+            };
+            !history.is_stale() && newest.first() == wanted
+        };
+        if generation != 0 && settled(&self.history) {
+            return Some(());
+        }
+        self.catch_up().ok()?;
+        if settled(&self.history) {
+            return Some(());
+        }
+        // Only elements have changed since, or the drop comes before the announcement of its generation.
+        let past = before(generation, self.history.newest().first());
+        if (generation != 0 && past) || self.read_at.elapsed() < self.cost * SHARE {
+            return None;
+        }
+        self.refresh().ok()?;
+        if !settled(&self.history) {
+            self.read().ok()?;
+        }
+        settled(&self.history).then_some(())
     }
 
     /// The readings and how to find something in them.

@@ -195,6 +195,21 @@ impl Tables {
         Ok(changed)
     }
 
+    /// Makes sure that the newest tables were in force at `time` (CLOCK_MONOTONIC, nanoseconds), as far as can be afforded; `stale`: the
+    /// kernel has shown that one was replaced. `None`: they came later, or cannot be read.
+    pub fn settle(&mut self, time: u64, stale: bool) -> Option<()> {
+        let due = self.cost.saturating_mul(SHARE.into());
+        if stale || (self.compared < time && now().saturating_sub(self.compared) >= due) {
+            self.refresh().ok()?;
+        }
+        let mut there = self.histories.iter().filter(|history| !history.gone);
+        let since = |history: &History| {
+            let newest = history.versions.back();
+            newest.is_some_and(|newest| newest.generation == 1 || newest.first <= time)
+        };
+        there.all(since).then_some(())
+    }
+
     /// The names of the tables that there are. Those that are no longer there are a change.
     fn list(&mut self, changed: &mut bool) -> Result<Vec<(Family, String)>, ReadError> {
         let names = self.reader.names()?;

@@ -1,0 +1,496 @@
+//! The evaluator's opinion about a drop, and the way that the packet took.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use fwtrace_abi::Record;
+
+use super::{
+    Place,
+    legacy::{self, LegacyRules, Staleness},
+    rules,
+};
+use crate::{
+    eval::{
+        miss::Texts,
+        outcome::{Answer, ChainId, Decision, End, EngineKind, Fate, Known, RuleId, TableId},
+        packet::Packet,
+        program::Program,
+        walk::{self, Detail, Walk},
+        world::World,
+    },
+    event::{
+        Candidate, Engine, Family, NearestMiss, PathStep, Phase, PolicyRef, RuleRef, Step,
+        StepResult,
+    },
+    ruleset::{
+        model::{self, Ruleset},
+        render::Names,
+    },
+    xtables::{self, legacy::Table},
+};
+
+/// Compiled rulesets that are kept of a namespace: drops of the one before are still on their way.
+const KEPT: usize = 2;
+/// Namespaces with compiled rulesets; beyond that all are compiled again.
+const NAMESPACES: usize = 256;
+
+/// How much is told beside the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Nothing.
+    Rule,
+    /// The path and the nearest miss.
+    Path,
+    /// Also the rules that matched, base chain by base chain.
+    Walk,
+    /// Also those that did not.
+    All,
+}
+
+/// What the evaluator says about a drop.
+#[derive(Debug)]
+pub(super) struct Opinion {
+    pub(super) answer: Said,
+    pub(super) path: Option<Arc<[PathStep]>>,
+    pub(super) nearest_miss: Option<Arc<NearestMiss>>,
+    pub(super) walk: Option<Arc<[Phase]>>,
+    /// What the kernel says is none of what the evaluator says: what it says instead.
+    pub(super) disagreement: Option<Vec<Candidate>>,
+}
+
+/// Which rule or policy it was.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// This one.
+    Computed(Named),
+    /// One of these.
+    Ambiguous(Vec<Named>),
+    /// It cannot be told.
+    Unknown,
+}
+
+/// A rule or policy that drops.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) what: Candidate,
+    pub(super) engine: Engine,
+    pub(super) reject: bool,
+    /// Priority of the base chain, of nf_tables.
+    pub(super) priority: Option<i32>,
+}
+
+/// What is known of a drop before the evaluator is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clues<'a> {
+    pub(super) engine: Option<EngineKind>,
+    pub(super) by_rule: Option<bool>,
+    /// What the kernel has said; the engine is known then.
+    pub(super) exact: Option<&'a Candidate>,
+}
+
+/// Which rulesets a program was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    readings: u64,
+    generation: u32,
+    legacy: u32,
+}
+
+/// Evaluates drops.
+#[derive(Debug)]
+pub(super) struct Evaluator {
+    depth: Depth,
+    /// By [`Place::epoch`], the newest first.
+    compiled: HashMap<u64, VecDeque<Compiled>>,
+}
+
+impl Evaluator {
+    pub(super) fn new(depth: Depth) -> Self {
+        Self {
+            depth,
+            compiled: HashMap::new(),
+        }
+    }
+
+    /// The opinion about the packet of `record`; `None`: there is no ruleset to evaluate.
+    pub(super) fn opinion(
+        &mut self,
+        record: &Record,
+        packet: &Packet<'_>,
+        place: &mut Place<'_>,
+        clues: Clues<'_>,
+    ) -> Option<Opinion> {
+        let stamp = stamp(record, place);
+        if self.compiled.len() >= NAMESPACES {
+            self.compiled.clear();
+        }
+        let known = self.compiled.entry(place.epoch).or_default();
+        let at = match stamp {
+            Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
+            // Of a ruleset that has been replaced since.
+            None => known.iter().position(|compiled| {
+                record.generation != 0 && compiled.stamp.generation == record.generation
+            }),
+        };
+        let at = match (at, stamp) {
+            (Some(at), _) => at,
+            (None, Some(stamp)) => {
+                known.truncate(KEPT - 1);
+                known.push_front(Compiled::new(stamp, place));
+                0
+            }
+            (None, None) => return None,
+        };
+        let compiled = known.get_mut(at)?;
+        let nothing = World::default();
+        let world = match &mut place.surroundings {
+            Some(surroundings) => surroundings.world(true),
+            None => &nothing,
+        };
+        Some(compiled.opinion(packet, world, place.names, clues, self.depth))
+    }
+}
+
+/// The newest rulesets, if they were in force at the time of the drop.
+fn stamp(record: &Record, place: &mut Place<'_>) -> Option<Stamp> {
+    let (readings, generation) = match place.rulesets.as_deref_mut() {
+        Some(rulesets) => {
+            rulesets.settle(record.generation)?;
+            (rulesets.readings(), rulesets.newest().first())
+        }
+        None => (0, 0),
+    };
+    let legacy = match place.legacy.as_deref_mut() {
+        Some(tables) => {
+            let stale = LegacyRules::staleness(record) == Staleness::Stale;
+            tables.settle(record.time, stale)?;
+            tables.generation()
+        }
+        None => 0,
+    };
+    Some(Stamp {
+        readings,
+        generation,
+        legacy,
+    })
+}
+
+/// The rulesets of a namespace, ready to be evaluated.
+#[derive(Debug)]
+struct Compiled {
+    stamp: Stamp,
+    nft: Option<Arc<Ruleset>>,
+    legacy: Vec<Table>,
+    program: Program,
+    rules: HashMap<(RuleId, Option<ChainId>), Arc<RuleRef>>,
+    decisions: HashMap<Candidate, Option<Decision>>,
+}
+
+impl Compiled {
+    fn new(stamp: Stamp, place: &Place<'_>) -> Self {
+        let nft = place
+            .rulesets
+            .as_deref()
+            .map(|rulesets| Arc::clone(&rulesets.newest().ruleset));
+        let tables = place.legacy.as_deref().into_iter();
+        let legacy: Vec<Table> = tables
+            .flat_map(|tables| tables.newest())
+            .map(|table| Table::clone(table))
+            .collect();
+        Self {
+            stamp,
+            program: Program::new(nft.as_deref(), &legacy),
+            nft,
+            legacy,
+            rules: HashMap::new(),
+            decisions: HashMap::new(),
+        }
+    }
+
+    fn opinion(
+        &mut self,
+        packet: &Packet<'_>,
+        world: &World,
+        names: &Names,
+        clues: Clues<'_>,
+        depth: Depth,
+    ) -> Opinion {
+        let outcome = self.program.evaluate(packet, world);
+        let mut known = Known {
+            engine: clues.engine,
+            by_rule: clues.by_rule,
+            ..Known::default()
+        };
+        let answer = match outcome.answer(&known) {
+            Answer::Computed(end) => match self.named(end, names) {
+                Some(named) => Said::Computed(named),
+                None => Said::Unknown,
+            },
+            Answer::Ambiguous(ends) => Said::Ambiguous(
+                ends.iter()
+                    .filter_map(|end| self.named(end, names))
+                    .collect(),
+            ),
+            Answer::Unknown(_) => Said::Unknown,
+        };
+        let mut disagreement = None;
+        if let Some(exact) = clues.exact {
+            known.decision = self.decision(clues.engine, exact);
+            let dropping = || outcome.ends.iter().filter(|end| end.fate.is_drop());
+            let agrees = outcome.incomplete.is_some()
+                || dropping().any(|end| Some(end.decision) == known.decision);
+            if known.decision.is_some() && !agrees {
+                let named = dropping().filter_map(|end| self.named(end, names));
+                disagreement = Some(named.map(|named| named.what).collect());
+            }
+        }
+        let mut opinion = Opinion {
+            answer,
+            path: None,
+            nearest_miss: None,
+            walk: None,
+            disagreement,
+        };
+        let told = match (clues.exact, &opinion.disagreement) {
+            (Some(_), None) => known.decision.is_some(),
+            (Some(_), Some(_)) => false,
+            (None, _) => matches!(opinion.answer, Said::Computed(_)),
+        };
+        if depth > Depth::Rule && told {
+            let texts = Texts {
+                nft: self.nft.as_deref(),
+                legacy: &self.legacy,
+                names,
+            };
+            let detail = match depth {
+                Depth::All => Detail::Full,
+                _ => Detail::Brief,
+            };
+            if let Some(walk) = self.program.explain(packet, world, &texts, &known, detail) {
+                self.tell(&walk, names, depth, &mut opinion);
+            }
+        }
+        opinion
+    }
+
+    fn tell(&mut self, walk: &Walk, names: &Names, depth: Depth, opinion: &mut Opinion) {
+        opinion.path = self.path(walk, names);
+        opinion.nearest_miss = walk.nearest.as_ref().and_then(|miss| {
+            Some(Arc::new(NearestMiss {
+                rule: self.rule(miss.rule, None, names)?,
+                misses: miss
+                    .failed
+                    .iter()
+                    .map(|way| way.to_string().into())
+                    .collect(),
+            }))
+        });
+        if depth >= Depth::Walk {
+            let phases = walk.phases.iter();
+            opinion.walk = phases.map(|phase| self.phase(phase, names)).collect();
+        }
+    }
+
+    /// The rules that matched before the one that decided; `None`: of some it is not known whether they did.
+    fn path(&mut self, walk: &Walk, names: &Names) -> Option<Arc<[PathStep]>> {
+        let steps = walk.phases.iter().flat_map(|phase| {
+            let base = phase.base;
+            phase.steps.iter().map(move |step| (base, step))
+        });
+        let mut path = Vec::new();
+        for (base, step) in steps {
+            let verdict = match &step.result {
+                walk::StepResult::Matched(verdict) => verdict,
+                walk::StepResult::Missed(_) => continue,
+                walk::StepResult::Unknown(..) => return None,
+            };
+            if walk.end.decision == Decision::Rule(step.rule) && walk.end.base == Some(base) {
+                continue;
+            }
+            let rule = self.rule(step.rule, Some(base), names)?;
+            path.push(PathStep {
+                table: Arc::clone(&rule.table),
+                chain: Arc::clone(&rule.chain),
+                number: rule.number,
+                handle: rule.handle,
+                verdict: verdict.as_str().into(),
+            });
+        }
+        Some(path.into())
+    }
+
+    fn phase(&mut self, phase: &walk::Phase, names: &Names) -> Option<Phase> {
+        let (table, family, engine) = self.table(phase.base.table)?;
+        let chain = self.chain_name(phase.base)?;
+        let steps = phase.steps.iter().map(|step| {
+            Some(Step {
+                rule: self.rule(step.rule, Some(phase.base), names)?,
+                result: match &step.result {
+                    walk::StepResult::Matched(verdict) => StepResult::Matched {
+                        verdict: verdict.as_str().into(),
+                    },
+                    walk::StepResult::Missed(words) => StepResult::Missed {
+                        why: words.to_string().into(),
+                    },
+                    walk::StepResult::Unknown(reason, _) => StepResult::Unknown {
+                        why: reason.text.as_ref().into(),
+                    },
+                },
+            })
+        });
+        Some(Phase {
+            engine,
+            family,
+            table,
+            chain,
+            priority: phase.priority,
+            steps: steps.collect::<Option<_>>()?,
+            tried: phase.tried,
+            verdict: phase.end.as_str().into(),
+        })
+    }
+
+    fn named(&mut self, end: &End, names: &Names) -> Option<Named> {
+        let base = end.base;
+        let (what, table) = match end.decision {
+            Decision::Rule(id) => (Candidate::Rule(self.rule(id, base, names)?), id.chain.table),
+            Decision::Policy(id) => (Candidate::Policy(Arc::new(self.policy(id)?)), id.table),
+            Decision::Passed => return None,
+        };
+        let (_, _, engine) = self.table(table)?;
+        Some(Named {
+            what,
+            engine,
+            reject: end.fate == Fate::Reject,
+            priority: base.and_then(|base| Some(self.nft_chain(base)?.1.base.as_ref()?.priority)),
+        })
+    }
+
+    fn nft_chain(&self, id: ChainId) -> Option<(&model::Table, &model::Chain)> {
+        let TableId::Nft(table) = id.table else {
+            return None;
+        };
+        let table = self.nft.as_ref()?.tables.get(table as usize)?;
+        Some((table, table.chains.get(id.chain as usize)?))
+    }
+
+    fn legacy_chain(&self, id: ChainId) -> Option<(&Table, &xtables::legacy::Chain)> {
+        let TableId::Legacy(table) = id.table else {
+            return None;
+        };
+        let table = self.legacy.get(table as usize)?;
+        Some((table, table.chains.get(id.chain as usize)?))
+    }
+
+    fn table(&self, id: TableId) -> Option<(Arc<str>, Family, Engine)> {
+        match id {
+            TableId::Nft(table) => {
+                let table = self.nft.as_ref()?.tables.get(table as usize)?;
+                let engine = match table.is_iptables() {
+                    true => Engine::IptablesNft,
+                    false => Engine::Nftables,
+                };
+                Some((
+                    table.name.as_str().into(),
+                    rules::family(table.family),
+                    engine,
+                ))
+            }
+            TableId::Legacy(table) => {
+                let table = self.legacy.get(table as usize)?;
+                let family = legacy::family(table.family);
+                Some((table.name.as_str().into(), family, Engine::IptablesLegacy))
+            }
+        }
+    }
+
+    fn chain_name(&self, id: ChainId) -> Option<Arc<str>> {
+        let name = match id.table {
+            TableId::Nft(_) => &self.nft_chain(id)?.1.name,
+            TableId::Legacy(_) => &self.legacy_chain(id)?.1.name,
+        };
+        Some(name.as_str().into())
+    }
+
+    fn rule(&mut self, id: RuleId, base: Option<ChainId>, names: &Names) -> Option<Arc<RuleRef>> {
+        if let Some(rule) = self.rules.get(&(id, base)) {
+            return Some(Arc::clone(rule));
+        }
+        let index = id.rule as usize;
+        let rule = Arc::new(match id.chain.table {
+            TableId::Nft(_) => {
+                let (table, chain) = self.nft_chain(id.chain)?;
+                let base = base.and_then(|base| Some(self.nft_chain(base)?.1));
+                rules::reference(table, chain, chain.rules.get(index)?, base, names)
+            }
+            TableId::Legacy(_) => {
+                let (table, chain) = self.legacy_chain(id.chain)?;
+                let base = base.and_then(|base| Some(self.legacy_chain(base)?.1));
+                legacy::reference(table, chain, chain.rules.get(index)?, base)
+            }
+        });
+        self.rules.insert((id, base), Arc::clone(&rule));
+        Some(rule)
+    }
+
+    fn policy(&self, id: ChainId) -> Option<PolicyRef> {
+        Some(match id.table {
+            TableId::Nft(_) => {
+                let (table, chain) = self.nft_chain(id)?;
+                rules::policy_reference(table, chain)
+            }
+            TableId::Legacy(_) => {
+                let (table, chain) = self.legacy_chain(id)?;
+                legacy::policy_reference(table, chain)
+            }
+        })
+    }
+
+    /// What the kernel has named, in the program's terms; `None`: it is not in these rulesets.
+    fn decision(&mut self, engine: Option<EngineKind>, exact: &Candidate) -> Option<Decision> {
+        if let Some(decision) = self.decisions.get(exact) {
+            return *decision;
+        }
+        let legacy = engine == Some(EngineKind::Legacy);
+        let decision = match exact {
+            Candidate::Rule(rule) => {
+                let chain = self.find(legacy, rule.family, &rule.table, &rule.chain);
+                chain.and_then(|chain| {
+                    let number = rule.number?.checked_sub(1)?;
+                    Some(Decision::Rule(RuleId {
+                        chain,
+                        rule: number,
+                    }))
+                })
+            }
+            Candidate::Policy(policy) => self
+                .find(legacy, policy.family, &policy.table, &policy.chain)
+                .map(Decision::Policy),
+        };
+        self.decisions.insert(exact.clone(), decision);
+        decision
+    }
+
+    fn find(&self, legacy: bool, family: Family, table: &str, chain: &str) -> Option<ChainId> {
+        if legacy {
+            let is = |t: &Table| legacy::family(t.family) == family && t.name == table;
+            let at = self.legacy.iter().position(is)?;
+            let chains = &self.legacy.get(at)?.chains;
+            return Some(ChainId {
+                table: TableId::Legacy(at as u32),
+                chain: chains.iter().position(|c| c.name == chain)? as u32,
+            });
+        }
+        let tables = &self.nft.as_ref()?.tables;
+        let is = |t: &model::Table| rules::family(t.family) == family && t.name == table;
+        let at = tables.iter().position(is)?;
+        let chains = &tables.get(at)?.chains;
+        Some(ChainId {
+            table: TableId::Nft(at as u32),
+            chain: chains.iter().position(|c| c.name == chain)? as u32,
+        })
+    }
+}
