@@ -101,12 +101,26 @@ fn make(
         });
     }
     let program = iptables(engine, v6);
-    run(net, &format!("{program} -A {builtin} -p tcp --dport 9 -j ACCEPT"))?;
-    run(net, &format!("{program} -A {builtin} -p udp --dport {port} -j DROP"))?;
+    run(
+        net,
+        &format!("{program} -A {builtin} -p tcp --dport 9 -j ACCEPT"),
+    )?;
+    run(
+        net,
+        &format!("{program} -A {builtin} -p udp --dport {port} -j DROP"),
+    )?;
     let legacy = engine == "iptables-legacy";
     Ok(Expected {
-        engine: if legacy { "iptables-legacy" } else { "iptables-nft" },
-        source: if legacy { "kernel-counters" } else { "kernel-stack" },
+        engine: if legacy {
+            "iptables-legacy"
+        } else {
+            "iptables-nft"
+        },
+        source: if legacy {
+            "kernel-counters"
+        } else {
+            "kernel-stack"
+        },
         family,
         chain: builtin.to_owned(),
         text: format!("-A {builtin} -p udp -m udp --dport {port} -j DROP"),
@@ -117,11 +131,17 @@ fn make(
 fn counted(net: &Net, engine: &str, v6: bool, chain: &str, port: u16) -> Result<bool> {
     if engine == "nftables" {
         let listed = nft::list(&net.r)?;
-        let rule = listed.rules.iter().find(|r| r.chain == chain && r.number == 2);
+        let rule = listed
+            .rules
+            .iter()
+            .find(|r| r.chain == chain && r.number == 2);
         return Ok(rule.context("no rule")?.packets == Some(1));
     }
     let program = iptables(engine, v6);
-    let listed = run(net, &format!("{program} -L {chain} -v -n -x --line-numbers"))?;
+    let listed = run(
+        net,
+        &format!("{program} -L {chain} -v -n -x --line-numbers"),
+    )?;
     let rule = listed.lines().find(|line| line.starts_with("2 "));
     let rule = rule.context("no rule 2")?;
     let packets = rule.split_whitespace().nth(1);

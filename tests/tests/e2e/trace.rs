@@ -300,7 +300,43 @@ fn iptables_drops(
     Ok(())
 }
 
-/// A TCP segment and an echo request, and packets that nf_tables drops before it has seen the whole of them.
+/// On the way out of a device the packet still has its bit, and with another source address it is the same packet still.
+#[test]
+fn the_egress_of_a_device_is_traced_too() -> Result<()> {
+    let net = Net::routed()?;
+    let notes = tempfile::tempdir()?;
+    nft::load(
+        &net.r,
+        "table ip n {
+            chain post { type nat hook postrouting priority 100
+                udp dport 3923 masquerade comment \"nat\"
+            }
+        }
+        table netdev d {
+            chain out { type filter hook egress device \"r1\" priority 0
+                udp dport 3922-3923 counter drop comment \"hit\"
+            }
+        }",
+    )?;
+    let mut fwtrace = start(&net.r, &notes, EVIDENCE[1])?;
+    for (from, port) in [(A, 3922), (R, 3922), (A, 3923)] {
+        udp(&net, from, B, false, (4922, port));
+        let event = fwtrace.drop_to_port(port)?.json;
+        ensure!(at(&event, "evidence.source") == "trace", "{event}");
+        ensure!(at(&event, "rule.comment") == "hit", "{event}");
+        ensure!(event["hook"] == "egress", "{event}");
+        let path = event["path"].as_array().context("no path")?;
+        let last = path.last().context("an empty path")?;
+        ensure!(last["table"] == "d" && last["verdict"] == "drop", "{event}");
+        let nat = path
+            .iter()
+            .any(|step| step["chain"] == "post" && step["verdict"] == "accept");
+        ensure!(nat == (port == 3923), "{event}");
+    }
+    end_well(fwtrace)
+}
+
+/// A TCP segment and an echo request.
 #[test]
 fn other_protocols_are_joined_too() -> Result<()> {
     let net = Net::routed()?;

@@ -286,6 +286,14 @@ impl LiveArgs {
             reasons: Reasons::new(&self.reason),
         };
         filter.check()?;
+        if self.trace.is_some()
+            && !filter.hooks.is_empty()
+            && filter.hooks.iter().all(|hook| *hook == Hook::Ingress)
+        {
+            return Err(Error::usage(
+                "--trace and --hook ingress contradict each other: packets are traced from prerouting and output on, and ingress comes before; leave one out",
+            ));
+        }
         let output = Options {
             format: if self.json {
                 Format::Json

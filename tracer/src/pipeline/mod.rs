@@ -26,7 +26,7 @@ pub use self::start::{Kernel, StartError, kernel};
 use self::{
     namespaces::Namespaces,
     start::{Started, Tracer},
-    trace::{Joined, Tracing},
+    trace::Tracing,
 };
 use crate::{
     attribute::Attributor,
@@ -34,6 +34,7 @@ use crate::{
     cli::{Live, Watch},
     event::{DropEvent, Event, Lost, Summary},
     output::{Sink, Tally},
+    trace::{join::Found, tell::Told},
 };
 
 /// How often losses, replaced legacy tables and vanished namespaces are looked for.
@@ -262,7 +263,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Joined>) -> DropEvent {
+    fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Found>) -> DropEvent {
         let inode = raw.record.netns;
         let mut namespaces = self.namespaces.borrow_mut();
         if let (Some(netns), Some(tracing)) = (namespaces.meet(inode), &self.tracing)
@@ -276,9 +277,11 @@ impl Run<'_> {
                 return self.attributor.event(raw, time, place);
             };
             let mut raw = raw.clone();
-            let told = trace.resolve(&mut raw, place.rulesets.as_deref_mut());
-            let mut event = self.attributor.event(&raw, time, place);
-            told.tell(&mut event);
+            let told = Told::new(&trace, &mut raw.record, &mut place);
+            let mut event = self.attributor.traced(&raw, time, place);
+            if let Some(told) = told {
+                told.tell(&mut event);
+            }
             event
         })
     }

@@ -32,17 +32,15 @@ use crate::{
     },
     netns::{self, NetNs},
     packet::Capture,
-    ruleset::snapshot::{Snapshots, watch_readable},
+    ruleset::snapshot::watch_readable,
     trace::{
         announce,
-        assemble::Dropped,
         headers::Headers,
         join::{Between, Found, Traces},
         lines::Logged,
         logger::{self, LoggerError, Switched},
         resolve,
         table::{self, TableError},
-        tell::Told,
     },
     xtables::{
         Family,
@@ -52,6 +50,8 @@ use crate::{
 
 /// Room for traces; a packet's takes some 1,300 bytes a rule that it matches.
 const RECEIVE_BUFFER: usize = 16 << 20;
+/// Datagrams that are received at a time: traces of everything can come faster than they are read.
+const DATAGRAMS: usize = 16 * 1024;
 /// The NFLOG group that TRACE lines go to: the kernel's default.
 const GROUP: u16 = 0;
 /// Bytes of each packet that come with a line: the headers.
@@ -88,24 +88,6 @@ enum NoLines {
     Watch(#[from] io::Error),
     #[error("their traces come over NFLOG group {GROUP}, which {0} has")]
     Taken(String),
-}
-
-/// A drop's trace.
-pub(super) enum Joined {
-    /// To be resolved in the namespace's ruleset.
-    Nftables(Dropped),
-    /// Resolved.
-    Legacy(Told),
-}
-
-impl Joined {
-    /// What it tells; `raw` becomes what is to be attributed.
-    pub(super) fn resolve(self, raw: &mut RawDrop, rulesets: Option<&mut Snapshots>) -> Told {
-        match self {
-            Self::Nftables(dropped) => Told::nftables(&dropped, &mut raw.record, rulesets),
-            Self::Legacy(told) => told,
-        }
-    }
 }
 
 /// What the traces of all namespaces need.
@@ -252,7 +234,7 @@ impl Tracing {
     }
 
     /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
-    pub(super) fn join(&mut self, batch: &[RawDrop]) -> Vec<Option<Joined>> {
+    pub(super) fn join(&mut self, batch: &[RawDrop]) -> Vec<Option<Found>> {
         for (inode, traced) in &mut self.traced {
             if batch.iter().any(|raw| raw.record.netns == *inode) {
                 traced.drain();
@@ -339,7 +321,7 @@ impl Traced {
         raw: &RawDrop,
         headers: &Headers,
         twins: impl FnOnce() -> usize,
-    ) -> Option<Joined> {
+    ) -> Option<Found> {
         let record = &raw.record;
         let by_nft = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);
         let (traces, mut lines) = (&mut self.traces, self.lines.as_mut());
@@ -355,14 +337,7 @@ impl Traced {
             let table = lines.tables.at(logged.family(), &entry.table, record.time);
             table.is_some_and(|found| resolve::legacy_drops(entry, &found.table))
         };
-        match traces.take(record, headers, twins, decides)? {
-            Found::Nftables(dropped) => Some(Joined::Nftables(dropped)),
-            Found::Legacy(logged) => {
-                let tables = &lines?.tables;
-                let table = |name: &str| Some(tables.at(logged.family(), name, record.time)?.table);
-                Told::legacy(&logged, table).map(Joined::Legacy)
-            }
-        }
+        traces.take(record, headers, twins, decides)
     }
 
     fn lost(&mut self) -> u64 {
@@ -389,9 +364,9 @@ impl Traced {
 }
 
 impl Receiver {
-    /// Hands over all messages that are there.
+    /// Hands over the messages that are there.
     fn drain(&mut self, mut take: impl FnMut(&Message<'_>, Between)) {
-        loop {
+        for _ in 0..DATAGRAMS {
             let asked = now();
             match self.socket.recv() {
                 Ok(None) => {
@@ -406,6 +381,7 @@ impl Receiver {
                     messages.map_while(Result::ok).for_each(|m| take(&m, when));
                 }
                 Err(SocketError::Overrun) => self.overrun = true,
+                Err(SocketError::TooBig { .. }) => {}
                 Err(error) => {
                     log::warn!("--trace: {error}");
                     return;

@@ -253,7 +253,15 @@ impl Noted {
 
 /// Puts back what runs before this one have left, and says so.
 pub fn recover() {
-    let Ok(entries) = fs::read_dir(directory()) else {
+    let given = directory();
+    recover_in(&given);
+    if given != Path::new(DIRECTORY) {
+        recover_in(Path::new(DIRECTORY));
+    }
+}
+
+fn recover_in(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
     let boot = boot_id();

@@ -11,7 +11,8 @@
 //! | [`resolve`] | rules by number and handle, verdicts in words |
 //! | [`tell`] | what the event says then |
 //!
-//! What it cannot see: bridge, ARP, and chains on a device's ingress, which come before PREROUTING.
+//! The bit is set in PREROUTING and OUTPUT and stays with the packet from there on, to the egress of its device. So what it cannot see is a
+//! device's ingress, ARP, frames that a bridge passes on, and packets that the filter did not match before NAT changed them.
 
 pub mod assemble;
 pub mod headers;

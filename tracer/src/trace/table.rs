@@ -187,9 +187,10 @@ fn entries(filter: &Filter) -> Vec<(&'static str, u32, Vec<Rule>)> {
         Hook::Input,
         Hook::Forward,
         Hook::Postrouting,
+        Hook::Egress,
     ]);
-    let sent = wanted(&[Hook::Output, Hook::Postrouting]);
-    let onward = wanted(&[Hook::Forward, Hook::Postrouting]);
+    let sent = wanted(&[Hook::Output, Hook::Postrouting, Hook::Egress]);
+    let onward = wanted(&[Hook::Forward, Hook::Postrouting, Hook::Egress]);
     let rules = |interface: fn(Rule, &str) -> Rule| -> Vec<Rule> {
         let names = filter.ifaces.iter();
         let rules = names.map(|name| interface(Rule::new(Family::Inet), name));

@@ -6,25 +6,26 @@ use fwtrace_abi::{RULE_NONE, RULE_POLICY, RULE_RULE, Record};
 
 use super::{
     assemble::{Did, Dropped},
+    join::Found,
     lines::Logged,
     resolve,
 };
 use crate::{
+    attribute::{Place, legacy},
     event::{
-        Confidence, DropEvent, Engine, Evidence, EvidenceSource, Family, PathStep, PolicyRef,
+        Candidate, Confidence, DropEvent, Engine, Evidence, EvidenceSource, Family, PathStep,
         RuleRef, Verdict,
     },
     ruleset::{
         model::{self, Ruleset},
         snapshot::Snapshots,
     },
-    xtables::{self, legacy},
 };
 
 /// What a trace adds to an event.
 #[derive(Debug, Clone)]
 pub enum Told {
-    /// nf_tables: the rule is in the record that is attributed, see [`Told::nftables`].
+    /// nf_tables: the rule is in the record that is attributed.
     Nftables {
         /// Everything that matched, the last one dropping.
         path: Arc<[PathStep]>,
@@ -35,22 +36,24 @@ pub enum Told {
     Legacy {
         /// Where the packet came by, the last one dropping.
         path: Arc<[PathStep]>,
-        /// The rule.
-        rule: Option<Arc<RuleRef>>,
-        /// Or the policy.
-        policy: Option<Arc<PolicyRef>>,
-        /// The rule answers the sender.
-        reject: bool,
+        /// The rule, or the policy.
+        what: Candidate,
     },
 }
 
 impl Told {
-    /// What nf_tables' trace tells. Where the kernel's stack has not named the rule, the trace does: it is put into `record` in its place.
-    pub fn nftables(
-        dropped: &Dropped,
-        record: &mut Record,
-        rulesets: Option<&mut Snapshots>,
-    ) -> Self {
+    /// What the trace tells; `None`: nothing, since the rule is in no table that is known.
+    ///
+    /// Where the kernel's stack has not named the rule of nf_tables, the trace does: it is put into `record` in its place.
+    pub fn new(found: &Found, record: &mut Record, place: &mut Place<'_>) -> Option<Self> {
+        match found {
+            Found::Nftables(dropped) => Some(Self::nftables(dropped, record, place)),
+            Found::Legacy(logged) => Self::legacy(logged, record, place),
+        }
+    }
+
+    fn nftables(dropped: &Dropped, record: &mut Record, place: &mut Place<'_>) -> Self {
+        let rulesets = place.rulesets.as_deref_mut();
         let ruleset = rulesets
             .map(|rulesets| ruleset(rulesets, record.generation))
             .unwrap_or_default();
@@ -70,52 +73,26 @@ impl Told {
         }
     }
 
-    /// What ip_tables' lines tell; `table` gives the tables of the packet's family as they were then. `None`: the rule is in none of them.
-    pub fn legacy(
-        logged: &Logged,
-        table: impl Fn(&str) -> Option<Arc<legacy::Table>>,
-    ) -> Option<Self> {
+    fn legacy(logged: &Logged, record: &Record, place: &mut Place<'_>) -> Option<Self> {
+        let tables = place.legacy.as_deref_mut()?;
+        if let Err(error) = tables.refresh() {
+            log::warn!("{error}");
+        }
+        let table = |name: &str| Some(tables.at(logged.family(), name, record.time)?.table);
         let last = logged.entries.last()?;
         let within = table(&last.table)?;
-        let (chain, at) = resolve::legacy_rule(last, &within)?;
-        let family = match logged.family() {
-            xtables::Family::V4 => Family::Ip,
-            xtables::Family::V6 => Family::Ip6,
-        };
-        let base = within.on_hook(last.hook);
-        let path = resolve::legacy_path(logged, &table);
-        let reject = path.last().is_some_and(|step| &*step.verdict == "reject");
-        let (mut rule, mut policy) = (None, None);
-        match at {
+        let (chain, rule) = resolve::legacy_rule(last, &within)?;
+        let what = match rule {
             Some(at) => {
-                let found = chain.rules.get(at)?;
-                rule = Some(Arc::new(RuleRef {
-                    family,
-                    table: last.table.as_str().into(),
-                    chain: last.chain.as_str().into(),
-                    base_chain: base.map(|chain| chain.name.as_str().into()),
-                    number: Some(found.number),
-                    handle: None,
-                    text: None,
-                    comment: None,
-                    gone: false,
-                }));
+                let rule = chain.rules.get(at)?;
+                let base = within.on_hook(last.hook);
+                Candidate::Rule(Arc::new(legacy::reference(&within, chain, rule, base)))
             }
-            None => {
-                policy = Some(Arc::new(PolicyRef {
-                    family,
-                    table: last.table.as_str().into(),
-                    chain: last.chain.as_str().into(),
-                    rules: u32::try_from(chain.rules.len()).ok(),
-                    none_matched: None,
-                }));
-            }
-        }
+            None => Candidate::Policy(Arc::new(legacy::policy_reference(&within, chain))),
+        };
         Some(Self::Legacy {
-            path,
-            rule,
-            policy,
-            reject,
+            path: resolve::legacy_path(logged, table),
+            what,
         })
     }
 
@@ -123,36 +100,31 @@ impl Told {
     pub fn tell(self, event: &mut DropEvent) {
         match self {
             Self::Nftables { path, unread } => {
-                event.path = Some(path);
-                if event.rule.is_none() && event.policy.is_none() {
-                    if unread.is_none() {
-                        return;
-                    }
-                    event.rule = unread;
+                if unread.is_some() {
+                    (event.rule, event.policy) = (unread, None);
+                    (event.nearest_miss, event.walk) = (None, None);
                     event.engine = Engine::Nftables;
                 }
-            }
-            Self::Legacy {
-                path,
-                rule,
-                policy,
-                reject,
-            } => {
-                let named = event.evidence.confidence == Confidence::Exact;
-                if named && !same_place(event, rule.as_deref(), policy.as_deref()) {
-                    log::info!(
-                        "a trace of ip_tables names another rule than the kernel's counters"
-                    );
+                event.path = Some(path);
+                if event.rule.is_none() && event.policy.is_none() {
                     return;
                 }
+            }
+            Self::Legacy { path, what } => {
+                if !agrees(event, &what) {
+                    return;
+                }
+                let rejects = path.last().is_some_and(|step| &*step.verdict == "reject");
+                event.verdict = match rejects {
+                    true => Verdict::Reject,
+                    false => Verdict::Drop,
+                };
                 event.path = Some(path);
                 event.engine = Engine::IptablesLegacy;
-                if !named {
-                    (event.rule, event.policy) = (rule, policy);
-                }
-                if reject {
-                    event.verdict = Verdict::Reject;
-                }
+                (event.rule, event.policy) = match what {
+                    Candidate::Rule(rule) => (Some(rule), None),
+                    Candidate::Policy(policy) => (None, Some(policy)),
+                };
             }
         }
         let disagreement = event.evidence.disagreement.take();
@@ -163,12 +135,42 @@ impl Told {
     }
 }
 
-/// Whether the event names this rule or policy already.
-fn same_place(event: &DropEvent, rule: Option<&RuleRef>, policy: Option<&PolicyRef>) -> bool {
-    let rule_of = |r: &RuleRef| (r.family, r.table.clone(), r.chain.clone(), r.number);
-    let policy_of = |p: &PolicyRef| (p.family, p.table.clone(), p.chain.clone());
-    event.rule.as_deref().map(rule_of) == rule.map(rule_of)
-        && event.policy.as_deref().map(policy_of) == policy.map(policy_of)
+/// Whether the trace may have its way: what the event says so far is the same, or not the kernel's word. The evaluator's other opinion is
+/// kept as a disagreement.
+fn agrees(event: &mut DropEvent, what: &Candidate) -> bool {
+    let rule = event.rule.clone().map(Candidate::Rule);
+    let said = rule.or_else(|| event.policy.clone().map(Candidate::Policy));
+    match (event.evidence.confidence, said) {
+        (_, Some(said)) if place_of(&said) == place_of(what) => true,
+        (Confidence::Exact, Some(_)) => {
+            log::info!("a trace of ip_tables names another rule than the kernel's counters");
+            false
+        }
+        (Confidence::Computed, Some(said)) => {
+            event.evidence.disagreement = Some(vec![said]);
+            (event.nearest_miss, event.walk) = (None, None);
+            true
+        }
+        _ => true,
+    }
+}
+
+/// What makes two descriptions one of the same rule or policy.
+fn place_of(what: &Candidate) -> (Family, Arc<str>, Arc<str>, Option<u32>) {
+    match what {
+        Candidate::Rule(rule) => (
+            rule.family,
+            Arc::clone(&rule.table),
+            Arc::clone(&rule.chain),
+            rule.number,
+        ),
+        Candidate::Policy(policy) => (
+            policy.family,
+            Arc::clone(&policy.table),
+            Arc::clone(&policy.chain),
+            None,
+        ),
+    }
 }
 
 /// The ruleset in force in `generation`; the newest if that is not known.
