@@ -21,9 +21,11 @@ use fwtrace::{
         sockets,
     },
     packet::Capture,
+    ruleset::render::Names,
     xtables::{
         Family,
         legacy::{Info, Jump, blob},
+        matches, targets,
     },
 };
 
@@ -40,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("record", record),
     ("xtables", xtables),
     ("trace", trace),
+    ("extensions", extensions),
 ];
 
 /// Deepest nest of attributes that is looked into.
@@ -224,5 +227,34 @@ fn traced(payload: &[u8]) {
     }
     if let Ok(packet) = nflog::decode(payload) {
         assert!(packet.payload.len() <= payload.len());
+    }
+}
+
+/// The decoders of matches and targets. Input: any number of structures, each after a head of four bytes (bit 0: a target, bit 1: of IPv6;
+/// revision; length of the name; length of the structure in units of eight bytes) and its name.
+pub fn extensions(data: &[u8]) {
+    let names = Names::default();
+    let mut rest = data;
+    while let Some((&[kind, rev, name_len, info_len], after)) = rest.split_first_chunk() {
+        let cut = |bytes: &[u8], len: usize| len.min(bytes.len());
+        let (name, after) = after.split_at(cut(after, name_len.into()));
+        let (info, after) = after.split_at(cut(after, usize::from(info_len) * 8));
+        rest = after;
+        let name = String::from_utf8_lossy(name);
+        let family = if kind & 2 == 0 {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        let mut text = String::new();
+        if kind & 1 == 0 {
+            matches::Match::decode(&name, rev, info, family).save(&names, &mut text);
+            assert!(text.starts_with(" -m "));
+        } else {
+            let target = targets::Target::decode(&name, rev, info, family);
+            target.save(&names, &mut text);
+            assert!(text.starts_with(" -j "));
+            black_box(target.fate());
+        }
     }
 }

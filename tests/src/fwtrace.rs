@@ -27,10 +27,12 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    let profile = own.parent().and_then(|p| p.parent());
-    let path = profile.context("no target directory")?.join("fwtrace");
-    ensure!(path.is_file(), "{} is not built", path.display());
-    Ok(path)
+    // A test is in `deps` below it, a binary beside it.
+    let dirs = own.ancestors().skip(1).take(2);
+    let found = dirs
+        .map(|dir| dir.join("fwtrace"))
+        .find(|path| path.is_file());
+    found.with_context(|| format!("no fwtrace is built for {}", own.display()))
 }
 
 /// Runs `fwtrace` to its end, in the namespace if one is named.

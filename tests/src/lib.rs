@@ -13,6 +13,7 @@
 
 pub mod expect;
 pub mod fwtrace;
+pub mod legacy;
 pub mod net;
 pub mod netns;
 pub mod nft;

@@ -198,6 +198,8 @@ fn find(rule: &mut RuleEvidence, key: &CacheKey) -> Option<()> {
         KIND_NEXT if found.before > 0 => (RULE_RULE, found.previous, found.before),
         SITE_RULE if !is_last(found.header) => (RULE_RULE, found.header, found.before + 1),
         SITE_POLICY if is_last(found.header) => (RULE_POLICY, 0, found.before),
+        // A rule of the base chain returned (or one of a chain that a goto led to).
+        SITE_POLICY => (RULE_POLICY, found.header, found.before + 1),
         _ => return None,
     };
     let chain = found.chain;

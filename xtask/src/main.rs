@@ -42,6 +42,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Set up, build, and hold fwtrace against the kernel's own trace: random firewalls and
+    /// packets, in namespaces of its own. Prints a table; exit code 1 if an answer is wrong
+    Oracle {
+        /// --packets N, --seed S, --only KIND, --cases DIR, --replay FILE
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Set up, build for release, and print what tracing costs
     Bench {
         /// Arguments for the bench
@@ -103,6 +110,7 @@ fn task(task: Task) -> Result<ExitCode> {
         }
         Task::Demo { args } => return run::demo(&dirs, &args),
         Task::Test { args } => return run::test(&dirs, &args),
+        Task::Oracle { args } => return run::oracle(&dirs, &args),
         Task::Bench { args } => return run::bench(&dirs, &args),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `test` and `bench`: set up, build, run.
+//! `cargo xtask demo`, `test`, `oracle` and `bench`: set up, build, run.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
@@ -23,7 +23,12 @@ pub(crate) fn demo(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Builds and runs the unit tests, then the end-to-end tests.
+/// What the differential harness does as a test: enough for every kind of ruleset, the same
+/// packets each time.
+const ORACLE: [&str; 4] = ["--packets", "3000", "--seed", "1"];
+
+/// Builds and runs the unit tests, then the end-to-end tests, and the differential harness unless
+/// tests are picked by `args`.
 pub(crate) fn test(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
     setup::setup(dirs, Purpose::Test)?;
     let fwtrace = build(dirs, Profile::Dev)?;
@@ -46,11 +51,41 @@ pub(crate) fn test(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
         .args(["--", "--test-threads=1"])
         .args(args)
         .status()?;
+    let oracle = if args.is_empty() {
+        run_oracle(dirs, &fwtrace, &ORACLE.map(String::from))?
+    } else {
+        e2e
+    };
     if !units.success() {
         eprintln!("error: unit tests failed, see above");
         return Ok(exit_code(units));
     }
-    Ok(exit_code(e2e))
+    if !e2e.success() {
+        eprintln!("error: end-to-end tests failed, see above");
+        return Ok(exit_code(e2e));
+    }
+    Ok(exit_code(oracle))
+}
+
+/// Builds and runs the differential harness.
+pub(crate) fn oracle(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
+    setup::setup(dirs, Purpose::Test)?;
+    let fwtrace = build(dirs, Profile::Dev)?;
+    Ok(exit_code(run_oracle(dirs, &fwtrace, args)?))
+}
+
+fn run_oracle(dirs: &Dirs, fwtrace: &Path, args: &[String]) -> Result<ExitStatus> {
+    let mut oracle = cargo(dirs);
+    oracle.args(["run", "--locked", "--quiet", "--package", "e2e"]);
+    oracle.args(["--bin", "oracle"]);
+    let status = run_as_root(&mut oracle)
+        .env(BINARY, fwtrace)
+        .arg("--")
+        .arg("--cases")
+        .arg(dirs.target.join("oracle"))
+        .args(args)
+        .status()?;
+    Ok(status)
 }
 
 /// Builds for release and prints what tracing costs.
@@ -58,7 +93,8 @@ pub(crate) fn bench(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
     setup::setup(dirs, Purpose::Test)?;
     let fwtrace = build(dirs, Profile::Release)?;
     let mut bench = cargo(dirs);
-    bench.args(["bench", "--locked", "--package", "e2e", "--bench", "cost"]);
+    bench.args(["bench", "--locked", "--package", "e2e"]);
+    bench.args(["--bench", "eval", "--bench", "cost"]);
     let status = run_as_root(&mut bench)
         .env(BINARY, &fwtrace)
         .arg("--")

@@ -14,13 +14,14 @@ const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The release that [`Compiler`]'s range of LLVM versions belongs to.
 const BPF_LINKER: &str = "0.13.0";
 /// Programs that the end-to-end tests run, with the Debian package of each.
-const TEST_PROGRAMS: [(&str, &str); 7] = [
+const TEST_PROGRAMS: [(&str, &str); 8] = [
     ("nft", "nftables"),
     ("iptables-nft", "iptables"),
     ("iptables-legacy", "iptables"),
     ("ip", "iproute2"),
     ("conntrack", "conntrack"),
     ("ipset", "ipset"),
+    ("nfacct", "nfacct"),
     ("setpriv", "util-linux"),
 ];
 

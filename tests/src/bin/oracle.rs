@@ -16,6 +16,7 @@ fn options() -> Result<Options> {
         replay: None,
         cases: PathBuf::from("target/oracle"),
         kind: None,
+        falsify: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {

@@ -400,7 +400,7 @@ pub fn mutate(random: &mut Random, spec: &mut Spec) {
             spec.icmp = (
                 random.pick(&[0, 3, 8, 11, 128, 129, 1]),
                 random.pick(&[0, 1, 4]),
-            )
+            );
         }
         10 => spec.proto = random.pick(&[proto::TCP, proto::UDP, 1, 58, 132, 50, 51, 47, 200]),
         11 => {
@@ -439,7 +439,7 @@ pub fn mutate(random: &mut Random, spec: &mut Spec) {
                     &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
                     &[2, 99, 0, 0],
                 ])
-                .to_vec()
+                .to_vec();
         }
         18 => {
             spec.mark = if spec.from == Place::R {

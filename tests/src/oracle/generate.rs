@@ -68,7 +68,10 @@ pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Ca
     };
     for (loader, v6) in [(v4, false), (v6, true)] {
         if let Some(loader) = loader {
-            add(loader, xt_rules::ruleset(random, v6));
+            add(
+                loader,
+                xt_rules::ruleset(random, v6, kind.has_legacy() && !v6),
+            );
         }
     }
     if !matches!(kind, Kind::IptablesNft | Kind::Legacy) {
@@ -161,7 +164,9 @@ impl Ids {
 }
 
 fn sent(spec: &Spec) -> Sent {
-    let plain = spec.proto == proto::TCP && spec.ip_options.is_empty() && spec.exts.is_empty();
+    let whole = spec.fragment.is_none() && spec.cut.is_none();
+    let plain =
+        whole && spec.proto == proto::TCP && spec.ip_options.is_empty() && spec.exts.is_empty();
     Sent {
         from: spec.from,
         bytes: spec.bytes(),

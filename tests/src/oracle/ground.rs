@@ -1,9 +1,11 @@
 //! The ground that cases are run on: namespaces, the kernel's trace, and fwtrace watching.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fwtrace::event::{DropEvent, Engine, Event};
+use fwtrace::event::{DropEvent, Engine, Event, EvidenceSource};
 use fwtrace::netlink::nftables::read_ruleset;
 use fwtrace::netlink::socket::{Protocol, Socket, flags, message};
 use fwtrace::ruleset::expr::Expr;
@@ -14,10 +16,10 @@ use crate::net::{Net, Place};
 use crate::oracle::case::{Case, Loader, Sent, Step};
 use crate::oracle::compare::{Answer, Known, Rules, compare};
 use crate::oracle::legacy::Legacy;
-use crate::oracle::packet::{Spec, acknowledge, proto};
+use crate::oracle::packet::{acknowledge, proto};
 use crate::oracle::send::Sender;
-use crate::oracle::truth::{By, Key, Trace, Truth};
-use crate::oracle::{aim, random::Random};
+use crate::oracle::truth::{Batch, By, Key, Trace, Truth};
+use crate::oracle::{aim, random::Random, xt_rules};
 
 /// Source address of sentinels; nothing else has it.
 const SENTINEL: &str = "10.1.0.9";
@@ -37,6 +39,9 @@ add rule inet oracle_ct pre ct state new ct mark set 0x10
 add chain inet oracle_ct out { type filter hook output priority -190; }
 add rule inet oracle_ct out ct state new ct mark set 0x20
 ";
+/// New legacy tables are taken in after so many drops at the latest, so far apart.
+const PRIMES: usize = 60;
+const PAUSE: Duration = Duration::from_millis(2);
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const CT_DELETE: u16 = 1 << 8 | 2;
 
@@ -51,6 +56,10 @@ pub struct Outcome {
     pub passive: Vec<Answer>,
     /// fwtrace's evaluator, against the kernel.
     pub evaluator: Option<Vec<Answer>>,
+    /// Drops that it took until fwtrace had taken in new legacy tables.
+    pub primed: usize,
+    /// Answers that were made wrong on purpose.
+    pub falsified: usize,
     /// Rules that the kernel or nft refused, and that the case then went without.
     pub refused: usize,
 }
@@ -66,6 +75,8 @@ pub struct Ground {
     evaluator: Option<Fwtrace>,
     legacy: Option<Legacy>,
     sentinels: u16,
+    /// Falsify every so manieth answer.
+    pub falsify: Option<usize>,
 }
 
 impl Ground {
@@ -95,6 +106,7 @@ impl Ground {
             evaluator,
             legacy,
             sentinels: 0,
+            falsify: None,
         })
     }
 
@@ -113,25 +125,24 @@ impl Ground {
         for step in &mut case.steps {
             outcome.refused += self.load(step)?;
         }
+        if case.has_legacy() {
+            outcome.primed = self.prime()?;
+        }
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);
         outcome.sent = case.packets.len();
         let trace = &mut self.trace;
         self.sender
             .send(&case.packets, |packet| patched(packet, trace));
-        let number = self.sentinel();
-        let empty = Legacy::default();
-        let legacy = self.legacy.as_ref().unwrap_or(&empty);
-        let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
+        let (batch, mut passive, evaluator) = self.settle()?;
+        if let Some(every) = self.falsify {
+            outcome.falsified = falsify(&mut passive, every);
+        }
         outcome.traced = batch.messages;
         let after = read_ruleset(&mut self.netlink)?;
         check_counters(&before, &after, &batch.drops)?;
-        let events = events(&mut self.passive, number)?;
-        outcome.passive = compare(&batch.drops, &events, &rules);
-        if let Some(evaluator) = &mut self.evaluator {
-            let events = events_of(evaluator, number)?;
-            outcome.evaluator = Some(compare(&batch.drops, &events, &rules));
-        }
+        outcome.passive = compare(&batch.drops, &passive, &rules);
+        outcome.evaluator = evaluator.map(|events| compare(&batch.drops, &events, &rules));
         Ok(outcome)
     }
 
@@ -142,33 +153,45 @@ impl Ground {
                 (Loader::IptablesLegacy, "ip"),
                 (Loader::Ip6tablesLegacy, "ip6"),
             ] {
-                if !case.steps.iter().any(|s| s.loader == loader) {
-                    let text = crate::oracle::xt_rules::EMPTY;
-                    self.net.r.command(loader.argv(), text)?;
-                    legacy.load(family, text);
+                let replaced = case.steps.iter().any(|s| s.loader == loader);
+                if !case.opening.is_empty() || !replaced {
+                    let text = xt_rules::nothing();
+                    self.net.r.command(loader.argv(), &text)?;
+                    legacy.load(family, &text);
                 }
             }
         }
         let own = if case.conntrack { CONNTRACK } else { "" };
         let text = format!("flush ruleset\n{TABLES}{own}");
         self.net.r.command(Loader::Nft.argv(), &text)?;
-        if case.opening.is_empty() {
-            return Ok(());
+        if !case.opening.is_empty() {
+            self.sender.listen(&self.net)?;
+            self.trace.answers.clear();
+            let (seq, body) = (self.netlink.next_seq(), [0, 0, 0, 0]);
+            let request = message(CT_DELETE, flags::REQUEST | flags::ACK, seq, &body);
+            self.netlink.request_ack(&request)?;
+            let trace = &mut self.trace;
+            self.sender
+                .send(&case.opening, |packet| patched(packet, trace));
         }
-        self.sender.listen(&self.net)?;
-        self.trace.answers.clear();
-        let body = [0, 0, 0, 0];
-        let request = message(
-            CT_DELETE,
-            flags::REQUEST | flags::ACK,
-            self.netlink.next_seq(),
-            &body,
-        );
-        self.netlink.request_ack(&request)?;
-        let trace = &mut self.trace;
-        self.sender
-            .send(&case.opening, |packet| patched(packet, trace));
+        // What R sent by itself meanwhile may have met the rulesets of before.
+        self.settle()?;
         Ok(())
+    }
+
+    /// Waits until all that was sent has come to an end: the kernel's word, fwtrace's, and its
+    /// evaluator's.
+    fn settle(&mut self) -> Result<(Batch, Vec<DropEvent>, Option<Vec<DropEvent>>)> {
+        let number = self.sentinel();
+        let empty = Legacy::default();
+        let legacy = self.legacy.as_ref().unwrap_or(&empty);
+        let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
+        let passive = events(&mut self.passive, number)?;
+        let evaluator = self
+            .evaluator
+            .as_mut()
+            .map(|run| events(run, number).context("the evaluator's run"));
+        Ok((batch, passive, evaluator.transpose()?))
     }
 
     /// Loads a ruleset, without the lines that are refused; how many that were.
@@ -202,12 +225,32 @@ impl Ground {
     /// Sends a packet that is dropped first thing, and is the last of a batch; its number.
     fn sentinel(&mut self) -> u16 {
         self.sentinels = self.sentinels % 60_000 + 1;
-        let mut random = Random::new(0);
-        let mut spec: Spec = aim::plain(&mut random, aim::Hook::Input, false);
+        self.probe(SENTINEL, self.sentinels);
+        self.sentinels
+    }
+
+    /// Drops packets until fwtrace names the legacy rule that does it: it takes in tables when
+    /// they drop. How many it took.
+    fn prime(&mut self) -> Result<usize> {
+        for count in 1..=PRIMES {
+            self.probe(xt_rules::PRIMER, 7);
+            let (_, events, _) = self.settle()?;
+            let named = |e: &DropEvent| e.evidence.source == EvidenceSource::KernelCounters;
+            if events.iter().any(named) {
+                return Ok(count);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(PRIMES)
+    }
+
+    /// Sends a datagram from A to R.
+    fn probe(&self, src: &str, sport: u16) {
+        let mut spec = aim::plain(&mut Random::new(0), aim::Hook::Input, false);
         spec.from = Place::A;
-        spec.src = SENTINEL.parse().unwrap_or(spec.src);
+        spec.src = src.parse().unwrap_or(spec.src);
         spec.proto = proto::UDP;
-        (spec.sport, spec.dport) = (self.sentinels, 9);
+        (spec.sport, spec.dport) = (sport, 9);
         let sent = Sent {
             from: Place::A,
             bytes: spec.bytes(),
@@ -215,7 +258,6 @@ impl Ground {
             acknowledges: false,
         };
         self.sender.send(&[sent], |_| None);
-        self.sentinels
     }
 
     /// Ends both runs of fwtrace and makes sure that they lost nothing.
@@ -316,8 +358,13 @@ fn events(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
     }
 }
 
-fn events_of(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
-    events(run, number).context("the evaluator's run")
+/// Makes every so manieth event name another rule than it does; how many that were.
+fn falsify(events: &mut [DropEvent], every: usize) -> usize {
+    let named = events.iter_mut().filter_map(|event| event.rule.as_mut());
+    let chosen = named.step_by(every.max(1));
+    chosen
+        .map(|rule| Arc::make_mut(rule).number = Some(u32::MAX))
+        .count()
 }
 
 /// Numbers of the lines that an error is about.
@@ -342,10 +389,26 @@ fn refused_lines(step: &Step, error: &str) -> Vec<usize> {
     lines.dedup();
     let rule = |number: &usize| {
         let line = step.text.lines().nth(number - 1).unwrap_or_default();
-        line.starts_with("add rule") || line.starts_with("-A")
+        let parts = ["add rule", "add set", "add map", "-A"];
+        parts.iter().any(|part| line.starts_with(part))
     };
+    let table = lines.iter().find_map(|number| whole_table(step, *number));
     lines.retain(rule);
+    lines.extend(table.into_iter().flatten());
     lines
+}
+
+/// The numbers of a table's rules, if the line is its COMMIT: the kernel does not say which rule
+/// of a legacy table it does not take.
+fn whole_table(step: &Step, number: usize) -> Option<Vec<usize>> {
+    let lines: Vec<&str> = step.text.lines().collect();
+    if lines.get(number - 1) != Some(&"COMMIT") {
+        return None;
+    }
+    let before = lines.get(..number)?;
+    let start = before.iter().rposition(|line| line.starts_with('*'))?;
+    let rules = (start..number).filter(|i| before.get(*i).is_some_and(|l| l.starts_with("-A")));
+    Some(rules.map(|i| i + 1).collect())
 }
 
 /// All that can drop.
@@ -406,7 +469,8 @@ fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
     rules
 }
 
-/// The rules' counters must tell what the trace tells: of rules that count and then drop.
+/// The rules' counters must tell what the trace tells: of rules that count and then drop. A match
+/// of xtables may drop by itself what is malformed (`hotdrop`), before the rule counts.
 fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<()> {
     let mut traced: HashMap<(&str, &str, u64), u64> = HashMap::new();
     for drop in drops {
@@ -416,7 +480,7 @@ fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<
                 .or_default() += 1;
         }
     }
-    let count = |ruleset: &Ruleset| -> HashMap<(String, String, u64), u64> {
+    let count = |ruleset: &Ruleset| -> HashMap<(String, String, u64), (u64, bool)> {
         let mut all = HashMap::new();
         for table in &ruleset.tables {
             for rule in table.chains.iter().flat_map(|c| &c.rules) {
@@ -424,25 +488,23 @@ fn check_counters(before: &Ruleset, after: &Ruleset, drops: &[Truth]) -> Result<
                     && matches!(rule.ending(), Ending::Drop | Ending::Reject)
                 {
                     let key = (table.family.to_string(), table.name.clone(), rule.handle);
-                    all.insert(key, counters.packets);
+                    let xt = rule.exprs.iter().any(|e| matches!(e, Expr::Match { .. }));
+                    all.insert(key, (counters.packets, xt));
                 }
             }
         }
         all
     };
     let before = count(before);
-    for ((family, table, handle), packets) in count(after) {
-        let counted = packets
-            - before
-                .get(&(family.clone(), table.clone(), handle))
-                .copied()
-                .unwrap_or(0);
+    for ((family, table, handle), (packets, xt)) in count(after) {
+        let earlier = before.get(&(family.clone(), table.clone(), handle));
+        let counted = packets - earlier.map_or(0, |e| e.0);
         let traced = traced
             .get(&(&*family, &*table, handle))
             .copied()
             .unwrap_or(0);
         ensure!(
-            counted == traced,
+            counted == traced || xt && counted < traced,
             "{family} {table} handle {handle} has counted {counted} packets, the trace shows {traced} dropped"
         );
     }

@@ -54,6 +54,8 @@ pub struct Options {
     pub cases: PathBuf,
     /// Only cases of this kind.
     pub kind: Option<Kind>,
+    /// Falsify every so manieth answer of fwtrace: each must be found.
+    pub falsify: Option<usize>,
 }
 
 /// The grounds, made when the first case needs them.
@@ -73,6 +75,19 @@ impl Grounds {
         match ground {
             Some(ground) => Ok(ground),
             None => Ok(ground.insert(Ground::new(legacy)?)),
+        }
+    }
+
+    /// Ends one and makes a new one when it is needed.
+    fn discard(&mut self, legacy: bool) {
+        let ground = if legacy {
+            &mut self.legacy
+        } else {
+            &mut self.plain
+        };
+        if let Some(ground) = ground.take() {
+            // It has failed already.
+            let _ = ground.end();
         }
     }
 }
@@ -114,6 +129,7 @@ fn judge(
     report: &mut Report,
 ) -> Result<()> {
     let ground = grounds.get(case.has_legacy())?;
+    ground.falsify = options.falsify;
     match ground.run(case) {
         Ok(outcome) => {
             report.add(case, &outcome);
@@ -131,13 +147,7 @@ fn judge(
                 path.display()
             ));
             // What is left of it must not be taken for the next case's.
-            let legacy = case.has_legacy();
-            let ground = if legacy {
-                &mut grounds.legacy
-            } else {
-                &mut grounds.plain
-            };
-            *ground = None;
+            grounds.discard(case.has_legacy());
         }
     }
     Ok(())

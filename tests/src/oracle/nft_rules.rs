@@ -318,14 +318,14 @@ impl Table<'_> {
     fn nat(&mut self) {
         let (table, port) = (self.name.clone(), self.random.pick(&[6000, 80]));
         self.chains += &format!(
-            "add chain {table} dnat {{ type nat hook prerouting priority -100; }}\n\
-             add chain {table} snat {{ type nat hook postrouting priority 100; }}\n"
+            "add chain {table} natpre {{ type nat hook prerouting priority -100; }}\n\
+             add chain {table} natpost {{ type nat hook postrouting priority 100; }}\n"
         );
         let target = self.random.pick(&["10.2.0.3", "10.2.0.4:8080", "10.1.0.2"]);
         self.rules += &format!(
-            "add rule {table} dnat tcp dport {port} counter dnat ip to {target}\n\
-             add rule {table} dnat udp dport {port} counter redirect to :5353\n\
-             add rule {table} snat oifname \"r1\" meta nfproto ipv4 masquerade\n"
+            "add rule {table} natpre tcp dport {port} counter dnat ip to {target}\n\
+             add rule {table} natpre udp dport {port} counter redirect to :5353\n\
+             add rule {table} natpost oifname \"r1\" meta nfproto ipv4 masquerade\n"
         );
         for v6 in [false, true] {
             let wishes = vec![Wish::V6(v6), Wish::Proto(proto::TCP), Wish::Dport(port)];

@@ -78,18 +78,16 @@ fn port_key(random: &mut Random, l4: u8) -> Key {
             },
         ]
     };
-    let start = random.below(PORTS.len() - 3);
+    let start = random.pick(&[0, 1, 2, 3, 4, 6, 8, 9]);
     let ports = &PORTS[start..start + 3];
     Key {
         text: format!("{name} {}", if source { "sport" } else { "dport" }),
         types: "inet_service".into(),
         elements: ports.iter().map(|p| (p.to_string(), wish(*p))).collect(),
+        // Ports of the pool are at least two apart, but for 6000 to 6002.
         intervals: vec![
-            (format!("{}-{}", ports[0], ports[0] + 2), wish(ports[0])),
-            (
-                format!("{}-{}", ports[1].max(ports[0] + 3), ports[2] - 1),
-                wish(ports[1].max(ports[0] + 3)),
-            ),
+            (format!("{}-{}", ports[0], ports[0] + 1), wish(ports[0])),
+            (format!("{}-{}", ports[2], ports[2] + 20), wish(ports[2])),
         ],
     }
 }

@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap_or(0)
+        usize::try_from(self.number() % bound as u64).unwrap_or(0)
     }
 
     /// A number from `low` to `high`, both included.
@@ -60,17 +60,17 @@ impl Random {
 
     /// Sixteen random bits.
     pub fn u16(&mut self) -> u16 {
-        (self.next() >> 48) as u16
+        (self.number() >> 48) as u16
     }
 
     /// Eight random bits.
     pub fn u8(&mut self) -> u8 {
-        (self.next() >> 56) as u8
+        (self.number() >> 56) as u8
     }
 
     /// A new sequence that depends on this one.
     pub fn split(&mut self) -> Self {
-        Self(self.next())
+        Self(self.number())
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn it_is_splitmix() {
         let mut random = Random::new(1_234_567);
-        assert_eq!(random.next(), 6_457_827_717_110_365_317);
-        assert_eq!(random.next(), 3_203_168_211_198_807_973);
+        assert_eq!(random.number(), 6_457_827_717_110_365_317);
+        assert_eq!(random.number(), 3_203_168_211_198_807_973);
     }
 }

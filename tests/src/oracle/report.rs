@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use fwtrace::event::EvidenceSource;
 use serde_json::{Value, json};
 
 use crate::oracle::case::Case;
@@ -57,6 +58,8 @@ pub struct Report {
     pub failed: usize,
     /// Ambiguous answers in cases without state.
     pub unfounded: usize,
+    /// Answers made wrong on purpose.
+    pub falsified: usize,
 }
 
 impl Report {
@@ -66,6 +69,7 @@ impl Report {
         self.packets += outcome.sent;
         self.traced += outcome.traced;
         self.refused += outcome.refused;
+        self.falsified += outcome.falsified;
         self.drops += outcome.passive.iter().filter(|a| a.truth.is_some()).count();
         for answer in answers(outcome) {
             let source = answer.source.map_or("none", |s| s.as_str());
@@ -74,7 +78,7 @@ impl Report {
                 .entry((answer.engine.as_str(), source))
                 .or_default();
             row.add(answer.grade);
-            if answer.grade == Grade::Ambiguous && !case.stateful {
+            if is_unfounded(case, answer) {
                 self.unfounded += 1;
             }
         }
@@ -127,7 +131,13 @@ pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
 }
 
 fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
-    answer.grade == Grade::Wrong || answer.grade == Grade::Ambiguous && !case.stateful
+    answer.grade == Grade::Wrong || is_unfounded(case, answer)
+}
+
+/// What is computed can be ambiguous only where state decides.
+fn is_unfounded(case: &Case, answer: &Answer) -> bool {
+    let computed = answer.source == Some(EvidenceSource::Evaluator);
+    answer.grade == Grade::Ambiguous && computed && !case.stateful
 }
 
 /// Writes a case with what is wrong in it; the file.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fwtrace::netlink::attr::{Attr, AttrError, Attrs, Writer};
@@ -21,6 +21,9 @@ const NFLOG_PACKET: u16 = 4 << 8;
 const NFLOG_CONFIG: u16 = 4 << 8 | 1;
 /// Several thousand messages of about 1,300 bytes each, as the kernel counts them.
 const BUFFER: usize = 64 << 20;
+
+/// R answers while the SYN is being sent; longer takes only what is dropped.
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// What tells packets apart in the kernel's trace and in fwtrace's events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -196,7 +199,8 @@ impl Trace {
 
     /// R's initial sequence number towards this port: the SYN that it answers has just been sent.
     pub fn answer(&mut self, port: u16) -> Option<u32> {
-        crate::wait_until(|| {
+        let deadline = Instant::now() + ANSWER;
+        while !self.answers.contains_key(&port) && Instant::now() < deadline {
             while let Ok(Some(messages)) = self.nft.recv() {
                 for found in messages.flatten().filter(|m| m.kind == NFT_TRACE) {
                     if let Ok(Some(truth)) = decode(&found, &mut self.keys, &mut self.answers) {
@@ -204,8 +208,7 @@ impl Trace {
                     }
                 }
             }
-            self.answers.contains_key(&port)
-        });
+        }
         self.answers.get(&port).copied()
     }
 

@@ -325,7 +325,11 @@ fn header(random: &mut Random, flavour: Flavour) -> Option<Match> {
         6 | 7 => {
             let text = random.pick(&[
                 "--dst-type LOCAL",
-                "--dst-type BROADCAST",
+                if v6 {
+                    "--dst-type MULTICAST"
+                } else {
+                    "--dst-type BROADCAST"
+                },
                 "--src-type UNICAST",
                 "! --dst-type LOCAL",
                 "--src-type LOCAL",

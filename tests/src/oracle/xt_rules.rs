@@ -8,9 +8,20 @@ use crate::oracle::packet::proto;
 use crate::oracle::random::Random;
 use crate::oracle::xt_match::{self, Flavour};
 
+/// A table with nothing in it; a restore leaves policies as they are unless it names them.
+fn empty(name: &str, chains: &[&str]) -> String {
+    let policies = chains.iter().map(|c| format!(":{c} ACCEPT [0:0]\n"));
+    format!("*{name}\n{}COMMIT\n", policies.collect::<String>())
+}
+
 /// All tables, with nothing in them.
-pub const EMPTY: &str =
-    "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n*security\nCOMMIT\n";
+pub fn nothing() -> String {
+    let tables = TABLES.iter().map(|(name, chains)| {
+        let chains: Vec<&str> = chains.iter().map(|(chain, _)| *chain).collect();
+        empty(name, &chains)
+    });
+    tables.collect::<String>() + &empty("nat", &[])
+}
 
 /// Tables and their built-in chains.
 const TABLES: [(&str, &[(&str, Hook)]); 4] = [
@@ -58,13 +69,22 @@ struct Table<'a> {
     count: usize,
 }
 
-/// All tables of a family; those that are not used are empty.
-pub fn ruleset(random: &mut Random, v6: bool) -> Generated {
+/// Drops what has the source of [`PRIMER`], before everything else.
+const PRIMING: &str = "-A PREROUTING -s 10.1.0.8/32 -j DROP\n";
+/// Source of packets that make fwtrace take in the tables of a new legacy ruleset.
+pub const PRIMER: &str = "10.1.0.8";
+
+/// All tables of a family; those that are not used are empty. With `primed`, packets from
+/// [`PRIMER`] are dropped first thing.
+pub fn ruleset(random: &mut Random, v6: bool, primed: bool) -> Generated {
     let mut all = Generated::default();
     for (name, hooks) in TABLES {
+        let primer = if primed && name == "raw" { PRIMING } else { "" };
         let weight = if name == "filter" { 95 } else { 25 };
         if !random.percent(weight) {
-            all.text += &format!("*{name}\nCOMMIT\n");
+            let chains: Vec<&str> = hooks.iter().map(|(chain, _)| *chain).collect();
+            let rules = format!("{primer}COMMIT");
+            all.text += &empty(name, &chains).replace("COMMIT", &rules);
             continue;
         }
         let mut table = Table {
@@ -81,7 +101,11 @@ pub fn ruleset(random: &mut Random, v6: bool) -> Generated {
             table.base(chain, hook);
         }
         // Writing to a string does not fail.
-        let _ = write!(all.text, "*{name}\n{}{}COMMIT\n", table.chains, table.rules);
+        let _ = write!(
+            all.text,
+            "*{name}\n{}{primer}{}COMMIT\n",
+            table.chains, table.rules
+        );
         all.aims.append(&mut table.aims);
         all.stateful |= table.stateful;
     }

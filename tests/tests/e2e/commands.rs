@@ -119,6 +119,86 @@ fn rules_are_nfts() -> Result<()> {
     Ok(())
 }
 
+/// Tables of iptables-nft in iptables' words, rules of nft among them in nft's.
+#[test]
+fn rules_of_iptables_are_iptables_saves() -> Result<()> {
+    let net = Net::routed()?;
+    net.r
+        .command(&["ipset", "create", "blocked", "hash:ip"], "")?;
+    for args in [
+        "-N SUB",
+        "-A INPUT -s 10.0.0.0/8 -p udp --dport 3903 -j SUB",
+        "-A SUB -m comment --comment blocked -j REJECT",
+        "-A SUB -m set --match-set blocked src -j DROP",
+        "-P FORWARD DROP",
+    ] {
+        let mut argv = vec!["iptables-nft"];
+        argv.extend(args.split(' '));
+        net.r.command(&argv, "")?;
+    }
+    let of_nft = "ct state new counter packets 0 bytes 0 accept";
+    let add = format!("add rule ip filter INPUT {of_nft}");
+    net.r.command(&["nft", &add], "")?;
+    udp(&net, A, R, false, (4903, 3903));
+    let listed = nft::list(&net.r)?;
+    let lines = json_lines(&net, &["rules", "--json"])?;
+    let rules: Vec<&Value> = lines.iter().filter(|l| l["type"] == "rule").collect();
+    ensure!(rules.len() == 4, "{rules:?}");
+    let output = fwtrace::run(Some(&net.r), &["rules"])?;
+    let text = String::from_utf8(output.stdout)?;
+    for (chain, number, expected) in [
+        (
+            "INPUT",
+            1,
+            "-A INPUT -s 10.0.0.0/8 -p udp -m udp --dport 3903 -j SUB",
+        ),
+        ("INPUT", 2, of_nft),
+        (
+            "SUB",
+            1,
+            "-A SUB -m comment --comment blocked -j REJECT --reject-with icmp-port-unreachable",
+        ),
+    ] {
+        let has = |rule: &&&Value| rule["chain"] == chain && rule["number"] == number;
+        let printed = rules.iter().find(has).context(expected)?;
+        let rule = listed.rules.iter();
+        let mut rule = rule.filter(|rule| rule.chain == chain && rule.number == number);
+        let rule = rule.next().context("not listed")?;
+        ensure!(printed["engine"] == "iptables-nft", "{printed}");
+        ensure!(printed["text"] == expected, "{printed}");
+        ensure!(printed["handle"] == rule.handle, "{printed}");
+        ensure!(printed["packets"].as_u64() == rule.packets, "{printed}");
+        ensure!(
+            printed["packets"] == u64::from(expected != of_nft),
+            "{printed}"
+        );
+        let bytes = printed["bytes"].as_u64().context("no bytes")?;
+        let line = if expected == of_nft {
+            format!("# -A INPUT in nft's words: {expected}")
+        } else {
+            format!("[1:{bytes}] {expected}")
+        };
+        let line = format!("{line} # rule {number} (handle {})", rule.handle);
+        ensure!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    for line in ["*filter", ":FORWARD DROP [0:0]", ":SUB - [0:0]", "COMMIT"] {
+        ensure!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    let set = "-A SUB -m set --match-set blocked src -j DROP";
+    ensure!(rules.iter().any(|rule| rule["text"] == set), "{rules:?}");
+    ensure!(text.contains(set), "{text}");
+    let commented = rules.iter().filter(|rule| rule["comment"] == "blocked");
+    ensure!(commented.count() == 1, "{rules:?}");
+    let output = fwtrace::run(Some(&net.r), &["rules", "--chain", "SUB", "--stateless"])?;
+    let text = String::from_utf8(output.stdout)?;
+    let rules: Vec<&str> = text.lines().filter(|l| l.contains("-A ")).collect();
+    ensure!(
+        rules.len() == 2 && rules[0].starts_with("-A SUB -m comment"),
+        "{text}"
+    );
+    Ok(())
+}
+
 #[test]
 fn rules_of_another_namespace() -> Result<()> {
     let net = Net::routed()?;

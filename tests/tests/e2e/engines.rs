@@ -12,7 +12,7 @@ use crate::support::{end_well, udp};
 use Place::{A, B, R};
 
 #[test]
-fn iptables_nft_rules_have_their_handles() -> Result<()> {
+fn iptables_nft_rules_have_handles_and_their_own_syntax() -> Result<()> {
     let net = Net::routed()?;
     let mut fwtrace = Fwtrace::start(&net.r, &[])?;
     for (command, v6) in [("iptables-nft", false), ("ip6tables-nft", true)] {
@@ -42,7 +42,10 @@ fn iptables_nft_rules_have_their_handles() -> Result<()> {
                 .iter()
                 .find(|r| r.family == family && r.chain == chain && r.number == number);
             let rule = rule.context("no rule")?;
+            let saved = saved_rule(&net, command, chain, number)?;
             for (path, expected) in [
+                ("engine", Value::from("iptables-nft")),
+                ("rule.text", Value::from(saved)),
                 ("rule.family", Value::from(family)),
                 ("rule.table", Value::from("filter")),
                 ("rule.chain", Value::from(chain)),
@@ -59,6 +62,37 @@ fn iptables_nft_rules_have_their_handles() -> Result<()> {
                 );
             }
         }
+    }
+    end_well(fwtrace)
+}
+
+/// The rule with this `--line-numbers` number, as iptables itself writes it.
+fn saved_rule(net: &Net, command: &str, chain: &str, number: u64) -> Result<String> {
+    let number = number.to_string();
+    let saved = net.r.command(&[command, "-S", chain, &number], "")?;
+    Ok(saved.trim_end().to_owned())
+}
+
+/// Not one match or target of xtables in the table: neither the rule nor the policy is nft's for that.
+#[test]
+fn iptables_nft_without_extensions_is_told() -> Result<()> {
+    let net = Net::routed()?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    for (command, v6) in [("iptables-nft", false), ("ip6tables-nft", true)] {
+        for args in ["-A INPUT -p udp --dport 3955 -j DROP", "-P FORWARD DROP"] {
+            let mut argv = vec![command];
+            argv.extend(args.split(' '));
+            net.r.command(&argv, "")?;
+        }
+        udp(&net, A, R, v6, (4955, 3955));
+        let event = fwtrace.drop_to_port(3955)?.json;
+        ensure!(event["engine"] == "iptables-nft", "{event}");
+        let expected = "-A INPUT -p udp -m udp --dport 3955 -j DROP";
+        ensure!(at(&event, "rule.text") == expected, "{event}");
+        udp(&net, A, B, v6, (4956, 3956));
+        let event = fwtrace.drop_to_port(3956)?.json;
+        ensure!(event["engine"] == "iptables-nft", "{event}");
+        ensure!(at(&event, "policy.chain") == "FORWARD", "{event}");
     }
     end_well(fwtrace)
 }

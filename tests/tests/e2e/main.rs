@@ -7,6 +7,8 @@ mod commands;
 mod conntrack;
 mod engines;
 mod filters;
+mod legacy;
+mod legacy_rules;
 mod lifecycle;
 mod matrix;
 mod mixed;

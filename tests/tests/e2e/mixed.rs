@@ -345,7 +345,12 @@ fn policies(random: &mut Random) -> Firewall {
         chain in { type filter hook input priority 0; policy drop
             meta l4proto icmpv6 icmpv6 type != echo-request accept
             udp dport 6000 counter drop comment \"rule\"
+            udp dport 6004 return
             jump sub
+            udp dport 6005 goto last
+        }
+        chain last { udp dport 6005 return
+            drop
         }
         chain sub { udp dport 9 drop
             udp dport 6001 counter drop comment \"sub\"
@@ -359,12 +364,14 @@ fn policies(random: &mut Random) -> Firewall {
     let mut deeds = Vec::new();
     for i in 0..80 {
         let v6 = random.below(2) == 0;
-        let (from, to, port, by) = match i % 6 {
+        let (from, to, port, by) = match i % 8 {
             0 => (A, R, 6000, "rule"),
             1 => (A, R, 6001, "sub"),
             2 => (A, R, 6002, "policy in"),
             3 => (B, R, 6003, "policy in"),
             4 => (A, B, 6000, "policy fw"),
+            5 => (A, R, 6004, "policy in"),
+            6 => (A, R, 6005, "policy in"),
             _ => (R, B, 6000, "policy out"),
         };
         deeds.push((random.udp(from, to, v6, port), by.to_owned()));

@@ -73,9 +73,11 @@ pub const RULE_INVALID: u32 = 3;
 pub struct RuleEvidence {
     /// `RULE_*`.
     pub kind: u32,
-    /// 1-based position of the rule in its chain; for a policy, the number of rules in the chain.
+    /// 1-based position of the rule in its chain; for a policy, the number of rules in the chain
+    /// that came to its end, or the position of the rule that returned.
     pub number: u32,
-    /// `nft_rule_dp.handle`; 0 for a policy.
+    /// `nft_rule_dp.handle`; for a policy, that of the rule that returned, 0 if the chain came to
+    /// its end.
     pub rule_handle: u64,
     /// `nft_chain.handle` of the chain that holds the rule.
     pub chain_handle: u64,

@@ -13,6 +13,7 @@ use crate::{
         model::{self, Chain, Table},
         render::{self, Names},
     },
+    xtables::save,
 };
 
 /// Cached rules; beyond that all are forgotten and rendered again.
@@ -135,7 +136,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
         rule: Some(Arc::new(named)),
         policy: None,
         reject: found.certain && rule.is_reject(),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
 }
@@ -153,6 +154,10 @@ pub(super) fn reference(
         stateless: true,
         handles: false,
     };
+    let iptables = table.iptables;
+    let line = iptables.then(|| save::rule(table, chain, rule, names));
+    let text = line.flatten();
+    let text = text.unwrap_or_else(|| render::rule(table, rule, &options));
     RuleRef {
         family: family(table.family),
         table: table.name.as_str().into(),
@@ -160,8 +165,8 @@ pub(super) fn reference(
         base_chain: base.map(|chain| chain.name.as_str().into()),
         number: Some(rule.number),
         handle: Some(rule.handle),
-        text: Some(render::rule(table, rule, &options).into()),
-        comment: rule.comment.as_deref().map(Into::into),
+        text: Some(text.into()),
+        comment: save::comment(rule).map(Into::into),
         gone: false,
     }
 }
@@ -183,8 +188,8 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     let table = found.ruleset.tables.get(found.table)?;
     let last = table.chains.get(found.chain)?;
     let chain = base_chain(evidence, table, last)?;
-    // After a goto it is not the base chain that came to its end.
-    let (rules, none_matched) = if last.base.is_some() {
+    // After a goto it is not the base chain that came to its end; after a return no chain did.
+    let (rules, none_matched) = if last.base.is_some() && evidence.rule_handle == 0 {
         let none = none_matched(evidence, chain).filter(|_| found.certain);
         (Some(evidence.number), none)
     } else {
@@ -193,7 +198,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),
@@ -229,8 +234,8 @@ fn unread(evidence: &RuleEvidence, gone: bool) -> Resolved {
                 family,
                 table: name(&evidence.table),
                 chain: name(&evidence.chain),
-                rules: Some(evidence.number),
-                none_matched: None,
+                rules: (evidence.rule_handle == 0).then_some(evidence.number),
+                none_matched: (evidence.rule_handle != 0).then_some(false),
             })),
             ..Resolved::default()
         };

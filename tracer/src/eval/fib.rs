@@ -31,9 +31,9 @@ pub(super) fn value(packet: &Packet<'_>, world: &World, result: u32, flags: u32)
         (IPV6, _) | (NETDEV, ETH_IPV6) => true,
         _ => return Value::Break,
     };
-    let (source, destination) = match (addresses(packet, v6), flags & flag::SADDR != 0) {
-        (Ok((src, dst)), true) => (dst, src),
-        (Ok((src, dst)), false) => (src, dst),
+    let destination = match (addresses(packet, v6), flags & flag::SADDR != 0) {
+        (Ok((source, _)), true) => source,
+        (Ok((_, destination)), false) => destination,
         (Err(gap), _) => return gap.into(),
     };
     let device = match flags & (flag::IIF | flag::OIF) {
@@ -50,12 +50,11 @@ pub(super) fn value(packet: &Packet<'_>, world: &World, result: u32, flags: u32)
         },
         _ => return missing("fib with both interfaces is not evaluated"),
     };
-    let _ = source;
     let answer = match (result, v6) {
         (ADDRTYPE, false) => world
             .address_type4(destination, device.map(|device| device.index))
             .map(|kind| Value::u32(kind.into())),
-        (ADDRTYPE, true) => return missing("the type of IPv6 addresses is not evaluated here"),
+        (ADDRTYPE, true) => type6(world, destination, device),
         (OIF | OIFNAME, _) => {
             if flags & flag::MARK != 0 {
                 return missing("routing by mark is not evaluated");
@@ -84,6 +83,42 @@ fn addresses(packet: &Packet<'_>, v6: bool) -> Result<(IpAddr, IpAddr), Gap> {
         Ok(Ipv4Addr::from(octets).into())
     };
     Ok((read(12)?, read(16)?))
+}
+
+/// `__nft_fib6_eval_type()`.
+fn type6(
+    world: &World,
+    address: IpAddr,
+    device: Option<Device<'_>>,
+) -> Result<Value, &'static str> {
+    let IpAddr::V6(v6) = address else {
+        return Err("not an IPv6 address");
+    };
+    let link_local = v6.segments()[0] & 0xffc0 == 0xfe80;
+    let own = match device {
+        Some(device) => world.has_address6(address, device.index)?,
+        None => false,
+    };
+    let oif = match device {
+        Some(device) if link_local || v6.is_multicast() => Some(device.index),
+        None if link_local => {
+            return Err("the type of a link-local address depends on the interface");
+        }
+        _ => None,
+    };
+    let kind = match world.route6(address, oif, link_local)? {
+        None => rtn::UNREACHABLE,
+        Some(hit) => match hit.route.kind {
+            kind @ (rtn::BLACKHOLE | rtn::UNREACHABLE | rtn::PROHIBIT | rtn::THROW) => kind,
+            rtn::ANYCAST => rtn::ANYCAST,
+            _ if own => rtn::LOCAL,
+            rtn::LOCAL if device.is_none() => rtn::LOCAL,
+            _ if v6.is_multicast() => rtn::MULTICAST,
+            _ if v6.is_unspecified() => rtn::UNSPEC,
+            _ => rtn::UNICAST,
+        },
+    };
+    Ok(Value::u32(kind.into()))
 }
 
 /// The interface of the route, or with [`flag::PRESENT`] whether there is one.

@@ -60,10 +60,26 @@ pub enum Field {
 }
 
 /// Up to 64 bytes: what all registers hold.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy)]
 pub struct Bytes {
     len: u8,
+    /// Zeros after the end.
     data: [u8; Self::MAX],
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Bytes {}
+
+impl std::hash::Hash for Bytes {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u8(self.len);
+        state.write(self.as_slice());
+    }
 }
 
 impl Bytes {

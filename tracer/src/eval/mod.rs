@@ -12,8 +12,10 @@
 //! | [`program`] | rulesets compiled once per generation; [`program::Program`] is the entry |
 //! | [`outcome`] | the ends that a walk can have |
 //! | [`walk`], [`miss`] | the explanation: phases, steps, the nearest miss |
+//! | [`cache`] | outcomes kept by the fields that were really read |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
+pub mod cache;
 mod code;
 mod compile;
 mod exthdr;

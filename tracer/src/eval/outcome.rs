@@ -99,7 +99,7 @@ pub enum EngineKind {
 }
 
 /// What is known of a drop beside the packet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Known {
     /// The engine.
     pub engine: Option<EngineKind>,

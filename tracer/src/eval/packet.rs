@@ -50,7 +50,7 @@ pub struct Vlan {
 }
 
 /// When the packet's bytes and marks were taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Moment {
     /// Before the first chain of the hook.
     #[default]

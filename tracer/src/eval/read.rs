@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use super::{
     field::{Field, Reason, Value},
     hash::BuildQuick,
+    headers::IPV6,
     load,
-    packet::Packet,
+    packet::{Moment, Packet},
     world::World,
     write::{self, Kinds},
 };
@@ -161,9 +162,35 @@ impl<'r> Reader<'r> {
         self.special = true;
     }
 
-    /// The fields that were read, in order.
-    pub fn log(&self) -> &[Field] {
-        &self.log
+    /// A rule gave the connection its binding: in a packet that was taken before, the addresses that follow from it are not there.
+    pub(super) fn translate(&mut self) {
+        if self.packet.moment == Moment::Drop {
+            return;
+        }
+        let (offset, len) = match self.packet.family() {
+            IPV6 => (8, 32),
+            _ => (12, 8),
+        };
+        let translated = Reason::missing("the address that the packet was given is not known");
+        for (base, offset, len) in [
+            (PayloadBase::Network, offset, len),
+            (PayloadBase::Transport, 0, 4),
+        ] {
+            let field = Field::Payload { base, offset, len };
+            self.write(field, Value::Unknown(translated.clone()));
+        }
+    }
+
+    /// The fields that were read, in order, and what the packet shows for them.
+    pub fn read_so_far(&self) -> Vec<(Field, Value)> {
+        let value = |field: &Field| {
+            let slot = self.fields.slots.get(field);
+            let by_slot = slot.and_then(|slot| self.loaded.get(slot.index())?.as_ref());
+            let extra = || self.extra.iter().find(|(known, _)| known == field);
+            let loaded = by_slot.or_else(|| extra().map(|(_, loaded)| loaded))?;
+            Some((*field, loaded.value.clone()))
+        };
+        self.log.iter().filter_map(value).collect()
     }
 
     /// Enters a base chain.
@@ -275,10 +302,15 @@ impl<'r> Reader<'r> {
     }
 
     /// What rules made of the field, if one touched it.
-    fn written(&self, field: Field) -> Option<Value> {
-        let effect = |(written, value): &(Field, Value)| write::effect(written, value, &field);
-        if let Some(value) = self.writes.iter().rev().find_map(effect) {
-            return Some(value);
+    fn written(&mut self, field: Field) -> Option<Value> {
+        if !self.writes.is_empty() {
+            let writes = std::mem::take(&mut self.writes);
+            let shown = self.in_phase(field);
+            let value = write::effect(&writes, &field, || self.shown(shown));
+            self.writes = writes;
+            if value.is_some() {
+                return value;
+            }
         }
         let kind = write::kind(&field);
         if self.phase.with_tracking && matches!(field, Field::Ct { .. }) {

@@ -198,6 +198,10 @@ impl Program {
                     },
                     None => Value::Unknown(Reason::missing("an earlier rule changed it")),
                 };
+                // Without a connection its mark cannot be set, and nothing comes of it.
+                if matches!(**field, Field::Ct { .. }) && reader.read(**field) == Value::Break {
+                    return Did::On;
+                }
                 self.write(way, reader, **field, value)
             }
             Op::Assign(assigned) => {
@@ -217,6 +221,7 @@ impl Program {
             Op::Synproxy { proto, flags } => synproxy(reader, *proto, *flags),
             Op::Bound => {
                 way.bound = true;
+                reader.translate();
                 Did::On
             }
             Op::Match(matcher) => match matcher.test(reader) {
@@ -228,6 +233,7 @@ impl Program {
             Op::Action(action) => {
                 let before = reader.writes().len();
                 let effect = action.run(reader);
+                way.bound |= action.binds();
                 if !Self::allows(way, reader, before) {
                     return Did::Impossible;
                 }

@@ -3,6 +3,7 @@
 use super::{
     field::{Field, Reason, Value},
     load::{ct_key, meta_key},
+    xt::XtField,
 };
 use crate::ruleset::expr::PayloadBase;
 
@@ -47,6 +48,13 @@ pub(super) fn kind(field: &Field) -> Kinds {
         } => CT_MARK,
         Field::Ct { .. } => CT_STATE,
         Field::Payload { .. } | Field::Exthdr { .. } => BYTES,
+        Field::Xt(
+            XtField::Chunk(_)
+            | XtField::TcpOptions
+            | XtField::Transport { .. }
+            | XtField::AnyTransport
+            | XtField::SetPort { .. },
+        ) => BYTES,
         // Routing by mark and by address.
         Field::Fib { .. } => MARK | BYTES,
         _ => 0,
@@ -65,46 +73,161 @@ pub(super) fn reason(kind: Kinds) -> Reason {
     )
 }
 
-/// What a write does to a field that is read later: nothing, or this value.
-pub(super) fn effect(written: &Field, value: &Value, read: &Field) -> Option<Value> {
+/// Why a field that was written is not known.
+fn changed() -> Value {
+    Value::Unknown(Reason::missing("an earlier rule changed it"))
+}
+
+/// What writes have made of a field: `None` if they do not touch it. `shown` is what the packet itself has.
+pub(super) fn effect(
+    writes: &[(Field, Value)],
+    read: &Field,
+    shown: impl FnOnce() -> Value,
+) -> Option<Value> {
+    if let Field::Payload { base, offset, len } = read {
+        let mut touching = writes
+            .iter()
+            .filter(|(written, _)| touches(written, *base, *offset, *len))
+            .peekable();
+        touching.peek()?;
+        return Some(patched(touching, *base, *offset, shown()));
+    }
+    writes
+        .iter()
+        .rev()
+        .find_map(|(written, value)| whole(written, value, read))
+}
+
+/// Whether a write can change these bytes.
+fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32) -> bool {
+    let Field::Payload {
+        base: other,
+        offset: from,
+        len: size,
+    } = *written
+    else {
+        return matches!(written, Field::Exthdr { .. }) && base != PayloadBase::Link;
+    };
+    let link = PayloadBase::Link;
+    match (other, base) {
+        (a, b) if a == b => {
+            let apart = from + size <= offset || offset + len <= from;
+            !apart || is_checksum(base, offset, len)
+        }
+        (a, b) if a == link || b == link => false,
+        // A write to a network header that stays in it, and likewise a read.
+        // Addresses are part of the transport header's checksum, other fields are not.
+        (PayloadBase::Network, _) if from + size <= 20 => {
+            size >= 4 && is_checksum(base, offset, len)
+        }
+        (_, PayloadBase::Network) if offset + len <= 20 => false,
+        _ => true,
+    }
+}
+
+/// Whether one of the bytes can be a checksum that a write brings up to date.
+fn is_checksum(base: PayloadBase, offset: u32, len: u32) -> bool {
+    let within = |from: u32| offset < from + 2 && from < offset + len;
+    match base {
+        PayloadBase::Network => within(10),
+        PayloadBase::Transport => within(16) || within(6) || within(2),
+        _ => false,
+    }
+}
+
+/// The bytes with what was written to them.
+fn patched<'a>(
+    writes: impl Iterator<Item = &'a (Field, Value)>,
+    base: PayloadBase,
+    offset: u32,
+    shown: Value,
+) -> Value {
+    let Value::Bytes(bytes) = shown else {
+        return shown;
+    };
+    let mut bytes = bytes.as_slice().to_vec();
+    for (written, value) in writes {
+        let (
+            Field::Payload {
+                base: other,
+                offset: from,
+                ..
+            },
+            Some(value),
+        ) = (written, value.known())
+        else {
+            return changed();
+        };
+        if *other != base {
+            return changed();
+        }
+        for (at, byte) in (*from..).zip(value) {
+            let index = at.checked_sub(offset).map(|index| index as usize);
+            if let Some(place) = index.and_then(|index| bytes.get_mut(index)) {
+                *place = *byte;
+            }
+        }
+        let end = offset + bytes.len() as u32;
+        if is_checksum(base, offset, end - offset) && !covers(*from, value.len(), offset, end) {
+            return changed();
+        }
+    }
+    Value::bytes(&bytes)
+}
+
+fn covers(from: u32, len: usize, start: u32, end: u32) -> bool {
+    from <= start && end <= from + len as u32
+}
+
+/// What a write does to a field other than packet bytes.
+fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
     if written == read {
         return Some(value.clone());
     }
-    let changed = || {
-        Some(Value::Unknown(Reason::missing(
-            "an earlier rule changed it",
-        )))
-    };
     match (written, read) {
         (
             Field::Payload {
-                base: a,
-                offset: from,
-                len,
+                base: PayloadBase::Link,
+                ..
             },
-            Field::Payload {
-                base: b,
-                offset,
-                len: wanted,
-            },
-        ) => {
-            let apart = from + len <= *offset || offset + wanted <= *from;
-            let headers = (*a == PayloadBase::Network && from + len <= 20 && *b == PayloadBase::Transport)
-                || (*b == PayloadBase::Network && offset + wanted <= 20 && *a == PayloadBase::Transport)
-                || (*a == PayloadBase::Link) != (*b == PayloadBase::Link);
-            match a == b {
-                true if apart => None,
-                false if headers => None,
-                _ => changed(),
-            }
-        }
-        (Field::Payload { base: PayloadBase::Link, .. }, Field::Exthdr { .. }) => None,
+            Field::Exthdr { .. },
+        ) => None,
         (Field::Payload { .. } | Field::Exthdr { .. }, Field::Exthdr { .. })
-        | (Field::Exthdr { .. }, Field::Payload { base: PayloadBase::Transport, .. })
-        | (Field::Payload { base: PayloadBase::Network, .. }, Field::Fib { .. })
-        | (Field::Meta(meta_key::MARK), Field::Fib { .. })
-        // A packet that is not tracked any more has no connection.
-        | (Field::Ct { key: ct_key::STATE, .. }, Field::Ct { .. }) => changed(),
+        | (
+            Field::Payload {
+                base: PayloadBase::Network,
+                ..
+            },
+            Field::Fib { .. },
+        )
+        | (Field::Meta(meta_key::MARK), Field::Fib { .. }) => Some(changed()),
+        // A packet that is not tracked has no connection.
+        (
+            Field::Ct {
+                key: ct_key::STATE, ..
+            },
+            Field::Ct { .. },
+        ) => Some(Value::Break),
+        (
+            Field::Ct {
+                key: ct_key::STATE, ..
+            },
+            Field::NatWalk { .. },
+        ) => Some(Value::u8(0)),
+        (Field::Payload { base, offset, len }, Field::Xt(field)) => {
+            let (offset, end) = (*offset, offset + len);
+            let apart = match (base, field) {
+                (PayloadBase::Link, _) => true,
+                (_, XtField::Chunk(_)) => false,
+                // What of IP's header tells where the transport header is.
+                (PayloadBase::Network, _) => end <= 20 && !(end > 6 && offset < 8),
+                // The ports are read as a field of their own.
+                (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
+                (_, XtField::TcpOptions | XtField::AnyTransport) => end <= 12,
+                _ => true,
+            };
+            (!apart).then(changed)
+        }
         _ => None,
     }
 }

@@ -1,16 +1,20 @@
 //! `fwtrace rules`: the rulesets as the kernel holds them.
 
+mod legacy;
+
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
 use crate::cli::{Rules, Watch};
 use crate::event::{Engine, NetnsRef, VERSION};
+use crate::netlink::ipset::{self, IpsetError};
 use crate::netlink::nftables::{ReadError, read_ruleset};
 use crate::netlink::socket::{Protocol, Socket};
 use crate::netns::{self, NetNs};
 use crate::ruleset::model::{Chain, Counters, Expr, Rule, Ruleset, Table};
 use crate::ruleset::render::{self, Names};
+use crate::xtables::{legacy::read::ReadError as LegacyError, save};
 
 /// NF_DROP (include/uapi/linux/netfilter.h, v6.18).
 const NF_DROP: u32 = 0;
@@ -29,6 +33,14 @@ pub enum Error {
         /// Why.
         source: ReadError,
     },
+    /// Legacy tables could not be read.
+    #[error("network namespace {netns}: {source}")]
+    Legacy {
+        /// Which namespace's.
+        netns: String,
+        /// Why.
+        source: LegacyError,
+    },
     /// stdout.
     #[error("stdout: {0}")]
     Write(#[from] io::Error),
@@ -41,6 +53,7 @@ pub enum Error {
 pub fn run(plan: &Rules) -> Result<(), Error> {
     let mut out = BufWriter::new(io::stdout());
     let system = Names::system();
+    let mut failed = None;
     for netns in plan.watch.namespaces() {
         let read = netns.run(|| {
             Socket::open(Protocol::Netfilter, &[])
@@ -56,10 +69,25 @@ pub fn run(plan: &Rules) -> Result<(), Error> {
             _ if matches!(plan.watch, Watch::All) => continue,
             (Err(err), _) | (_, Err(err)) => return Err(err.into()),
         };
+        let tables = match legacy::read(&netns) {
+            Ok(tables) => tables,
+            Err(Error::Legacy {
+                source: LegacyError::Netns(_),
+                ..
+            }) if matches!(plan.watch, Watch::All) => continue,
+            // What can be read is printed first.
+            Err(error) => {
+                failed.get_or_insert(error);
+                Vec::new()
+            }
+        };
         for problem in &ruleset.problems {
             log::warn!("{netns}: {problem}");
         }
-        let names = system.clone().with_interfaces(interfaces);
+        let mut names = system.clone().with_interfaces(interfaces);
+        if save::names_ip_sets(&ruleset, &tables) {
+            names = names.with_ip_sets(ip_sets(&netns));
+        }
         let listing = Listing {
             plan,
             netns: plan.watch.several().then_some(&netns),
@@ -70,14 +98,40 @@ pub fn run(plan: &Rules) -> Result<(), Error> {
                 handles: true,
             },
         };
+        let legacy = legacy::Legacy {
+            plan,
+            netns: listing.netns,
+            tables: &tables,
+            names: &names,
+        };
         if plan.json {
             listing.json(&mut out)?;
+            legacy.json(&mut out)?;
         } else {
             listing.text(&mut out)?;
+            legacy.text(&mut out)?;
         }
     }
     out.flush()?;
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// The names of a namespace's sets of ipset, by index. Without them rules have the index.
+fn ip_sets(netns: &NetNs) -> Vec<(u16, String)> {
+    let read = netns.run(|| {
+        let mut socket = Socket::open(Protocol::Netfilter, &[])?;
+        ipset::read_sets(&mut socket)
+    });
+    let read = read.map_err(|error| error.to_string());
+    let read = read.and_then(|sets| sets.map_err(|error: IpsetError| error.to_string()));
+    let sets = read.unwrap_or_else(|error| {
+        log::warn!("{netns}: the names of sets are not known: {error}");
+        Vec::new()
+    });
+    let named = sets.into_iter();
+    named
+        .filter_map(|set| Some((set.index?, set.name)))
+        .collect()
 }
 
 /// One namespace's ruleset, and what of it is wanted.
@@ -103,7 +157,7 @@ impl Listing<'_> {
         self.plan.chains.is_empty() || self.plan.chains.contains(&chain.name)
     }
 
-    /// As `nft -a list ruleset` has it, each rule with its number.
+    /// As `nft -a list ruleset` has it, or for tables of iptables as iptables-save has it; each rule with its number.
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some(netns) = self.netns {
             writeln!(out, "# network namespace {netns}")?;
@@ -114,12 +168,12 @@ impl Listing<'_> {
             table
                 .chains
                 .retain(|chain| self.wants(chain) || chain.flags & Chain::BINDING != 0);
-            let mut text = render::numbered_table(&table, &self.options);
-            text = text.replace(
-                |c: char| c.is_control() && c != '\n' && c != '\t',
-                "\u{fffd}",
-            );
-            out.write_all(text.as_bytes())?;
+            let iptables = table.iptables;
+            let text = iptables.then(|| save::table(&table, &self.options));
+            let text = text
+                .flatten()
+                .unwrap_or_else(|| render::numbered_table(&table, &self.options));
+            out.write_all(printable(&text).as_bytes())?;
         }
         Ok(())
     }
@@ -137,7 +191,7 @@ impl Listing<'_> {
                     family: &family,
                     table: &table.name,
                     chain: &chain.name,
-                    handle: chain.handle,
+                    handle: Some(chain.handle),
                     kind: base.map(|base| base.kind.as_str()),
                     hook: base.map(|base| render::hook_name(table.family, base.hook)),
                     priority: base.map(|base| base.priority),
@@ -156,9 +210,9 @@ impl Listing<'_> {
                         table: &table.name,
                         chain: &chain.name,
                         number: rule.number,
-                        handle: rule.handle,
-                        text: &self.rule_text(table, rule),
-                        comment: rule.comment.as_deref(),
+                        handle: Some(rule.handle),
+                        text: &self.rule_text(engine, table, chain, rule),
+                        comment: save::comment(rule),
                         counters: self.kept(counters(rule)),
                     });
                     write_line(&object, out)?;
@@ -170,15 +224,15 @@ impl Listing<'_> {
 
     /// Counters, unless they are to be left out.
     fn kept(&self, counters: Option<Counters>) -> CountersObject {
-        let counters = counters.filter(|_| !self.plan.stateless);
-        CountersObject {
-            packets: counters.map(|counters| counters.packets),
-            bytes: counters.map(|counters| counters.bytes),
-        }
+        CountersObject::new(counters.filter(|_| !self.plan.stateless))
     }
 
-    fn rule_text(&self, table: &Table, rule: &Rule) -> String {
-        render::rule(table, rule, &self.options)
+    fn rule_text(&self, engine: Engine, table: &Table, chain: &Chain, rule: &Rule) -> String {
+        let line = match engine {
+            Engine::IptablesNft => save::rule(table, chain, rule, self.options.names),
+            _ => None,
+        };
+        line.unwrap_or_else(|| render::rule(table, rule, &self.options))
     }
 }
 
@@ -198,7 +252,8 @@ struct ChainObject<'a> {
     family: &'a str,
     table: &'a str,
     chain: &'a str,
-    handle: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handle: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,10 +281,11 @@ struct RuleObject<'a> {
     table: &'a str,
     chain: &'a str,
     number: u32,
-    handle: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handle: Option<u64>,
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comment: Option<&'a str>,
+    comment: Option<String>,
     #[serde(flatten)]
     counters: CountersObject,
 }
@@ -240,6 +296,21 @@ struct CountersObject {
     packets: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+}
+
+impl CountersObject {
+    fn new(counters: Option<Counters>) -> Self {
+        Self {
+            packets: counters.map(|counters| counters.packets),
+            bytes: counters.map(|counters| counters.bytes),
+        }
+    }
+}
+
+/// Without what could play tricks on a terminal.
+fn printable(text: &str) -> String {
+    let is_control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.replace(is_control, "\u{fffd}")
 }
 
 /// One line: the version, then the object.
@@ -257,7 +328,7 @@ fn write_line(object: &Object<'_>, out: &mut impl Write) -> io::Result<()> {
 
 /// Who manages the table.
 fn engine(table: &Table) -> Engine {
-    if table.is_iptables() {
+    if table.iptables {
         Engine::IptablesNft
     } else {
         Engine::Nftables

@@ -9,7 +9,7 @@ use std::{
 use super::model::{Family, Rule, Ruleset, Set};
 use crate::netlink::{
     attr::AttrError,
-    nftables::{decode_generation, decode_rule_handle, kind},
+    nftables::{decode_generation, decode_rule_handle, decode_table, kind},
 };
 
 /// How many readings are kept.
@@ -251,6 +251,12 @@ impl History {
                 } else if self.deleted.contains(&key) {
                     self.replacing.push(key);
                 }
+            }
+            kind::NEWTABLE => {
+                // Another table of the name of one that was deleted: its rules are no replacements, whatever their handles.
+                let table = decode_table(payload)?;
+                self.deleted
+                    .retain(|key| key.family != table.family || key.table != table.name);
             }
             _ => {}
         }
@@ -539,6 +545,7 @@ mod tests {
             sets: Vec::new(),
             objects: Vec::new(),
             flowtables: Vec::new(),
+            iptables: false,
         };
         Ruleset {
             generation,
@@ -696,6 +703,29 @@ mod tests {
                 .find(None, 5, 1, None)
                 .is_some_and(|found| found.rule.is_none())
         );
+    }
+
+    #[test]
+    fn rules_of_a_table_made_anew_replace_nothing() {
+        let mut history = History::new(ruleset(7, 0));
+        commit(&mut history, &REPLACE, 8);
+        assert_eq!(history.replaced.len(), 1);
+        let rule = Writer::new()
+            .raw(&[1, 0, 0, 0])
+            .str(1, "t")
+            .be64(3, 2)
+            .finish();
+        let table = Writer::new()
+            .raw(&[1, 0, 0, 0])
+            .str(1, "t")
+            .be32(3, 1)
+            .be64(4, 6)
+            .finish();
+        history.notify(kind::DELRULE, &rule.unwrap());
+        history.notify(kind::NEWTABLE, &table.unwrap());
+        commit(&mut history, &[kind::NEWRULE], 9);
+        assert_eq!(history.replaced.len(), 1);
+        assert!(!history.lossy);
     }
 
     #[test]

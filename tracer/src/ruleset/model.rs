@@ -124,6 +124,8 @@ pub struct Table {
     pub objects: Vec<Object>,
     /// Flowtables.
     pub flowtables: Vec<Flowtable>,
+    /// Whether iptables-nft made it, as far as names, chains and rules tell (`xtables::save::is_iptables`); found once, when it has been read.
+    pub iptables: bool,
 }
 
 impl Table {
@@ -133,16 +135,6 @@ impl Table {
     pub const OWNER: u32 = 2;
     /// `NFT_TABLE_F_PERSIST`: it has an owner and outlives it.
     pub const PERSIST: u32 = 4;
-
-    /// Whether iptables-nft made it: nobody else puts xtables' matches and targets into nf_tables.
-    pub fn is_iptables(&self) -> bool {
-        let mut exprs = self
-            .chains
-            .iter()
-            .flat_map(|chain| &chain.rules)
-            .flat_map(|rule| &rule.exprs);
-        exprs.any(|expr| matches!(expr, Expr::Match { .. } | Expr::Target { .. }))
-    }
 
     /// The chain of this name.
     pub fn chain(&self, name: &str) -> Option<&Chain> {

@@ -3,7 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`info`] | reading raw structures, and the types that many of them share |
-//! | [`matches`] | `struct xt_*_info` of a match -> [`matches::Match`], and its iptables-save text |
+//! | [`mod@matches`] | `struct xt_*_info` of a match -> [`matches::Match`], and its iptables-save text |
 //! | [`targets`] | likewise for targets |
 //! | [`legacy`] | tables of ip_tables and ip6_tables: the model, the blob, reading it |
 //! | [`save`] | whole rules in iptables-save syntax, of both engines |
@@ -13,6 +13,9 @@ pub mod legacy;
 pub mod matches;
 pub mod save;
 pub mod targets;
+
+#[cfg(test)]
+mod tests;
 
 /// What a table of xtables filters; matches and targets of one name differ between the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

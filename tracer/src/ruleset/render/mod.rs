@@ -130,7 +130,7 @@ pub fn rule(table: &Table, rule: &Rule, options: &Options<'_>) -> String {
 }
 
 /// Log prefixes and comments may hold anything: control characters are escaped.
-fn one_line(text: String) -> String {
+pub(crate) fn one_line(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
     }

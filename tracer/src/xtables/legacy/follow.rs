@@ -123,7 +123,6 @@ pub struct Tables {
     reader: Reader,
     histories: Vec<History>,
     generation: u32,
-    readings: u64,
     /// When all entries were last compared, and how long that took, nanoseconds.
     compared: u64,
     cost: u64,
@@ -143,7 +142,6 @@ impl Tables {
             reader: Reader::open(netns)?,
             histories: Vec::new(),
             generation: 1,
-            readings: 0,
             compared: 0,
             cost: 0,
             stale: false,
@@ -191,7 +189,10 @@ impl Tables {
             changed |= self.read(family, &name)?;
         }
         self.compared = now();
-        self.cost = self.compared.saturating_sub(start);
+        // What a change takes, it takes once.
+        if !changed {
+            self.cost = self.compared.saturating_sub(start);
+        }
         Ok(changed)
     }
 
@@ -238,7 +239,6 @@ impl Tables {
             Err(error) => return Err(error),
         };
         let end = now();
-        self.readings += 1;
         let next = self.generation + 1;
         let mut histories = self.histories.iter_mut();
         let known = histories.find(|h| h.raw.family == family && h.raw.name == name);
@@ -265,11 +265,6 @@ impl Tables {
         self.generation
     }
 
-    /// How often a table was read, the first time included.
-    pub fn readings(&self) -> u64 {
-        self.readings
-    }
-
     /// The tables as they were read last.
     pub fn newest(&self) -> impl Iterator<Item = &Arc<Table>> {
         let there = self.histories.iter().filter(|history| !history.gone);
@@ -286,18 +281,6 @@ impl Tables {
     pub fn raw(&self, family: Family, name: &str) -> Option<&Raw> {
         let history = self.history(family, name).filter(|history| !history.gone)?;
         Some(&history.raw)
-    }
-
-    /// The table as it was in `generation`; `None`: it was not there, or is forgotten.
-    pub fn at_generation(
-        &self,
-        family: Family,
-        name: &str,
-        generation: u32,
-    ) -> Option<&Arc<Table>> {
-        let versions = &self.history(family, name)?.versions;
-        let version = versions.iter().rfind(|v| v.generation <= generation)?;
-        Some(&version.table)
     }
 
     /// The table as it was at `time` (CLOCK_MONOTONIC, nanoseconds), as far as is known. `certain` takes a reading from after that: see

@@ -39,7 +39,11 @@ pub enum ReadError {
     #[error(transparent)]
     Netns(#[from] netns::Error),
     /// The list of tables cannot be read.
-    #[error("cannot list the tables of iptables-legacy: {}: {source}; it takes CAP_NET_ADMIN", path.display())]
+    #[error("cannot list the tables of iptables-legacy: {}: {source}{}", path.display(), match source.kind() {
+        // The file is root's, whatever else one may do.
+        io::ErrorKind::PermissionDenied => "; it takes root, or CAP_DAC_READ_SEARCH: run it with sudo",
+        _ => "",
+    })]
     Names {
         /// The list.
         path: PathBuf,
@@ -132,14 +136,18 @@ struct Source {
     family: Family,
     /// `ip_tables_names`.
     names: File,
-    socket: OwnedFd,
+    /// What that listed the last time: nothing else is asked for.
+    listed: Vec<String>,
+    /// Opened for the first table. Most namespaces have none, and there are many.
+    socket: Option<OwnedFd>,
 }
 
 impl Reader {
     /// Opens what is needed to read the namespace's tables; nothing where neither ip_tables nor ip6_tables is loaded.
     ///
     /// # Errors
-    /// See [`ReadError`]. Takes CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter a namespace.
+    /// See [`ReadError`]. Takes root (or CAP_DAC_READ_SEARCH) for the list of tables, CAP_NET_ADMIN for the tables, and CAP_SYS_ADMIN to
+    /// enter a namespace.
     pub fn open(netns: &NetNs) -> Result<Self, ReadError> {
         let mut reader = Self {
             netns: netns.clone(),
@@ -156,28 +164,33 @@ impl Reader {
     /// The lists cannot be read.
     pub fn names(&mut self) -> Result<Vec<(Family, String)>, ReadError> {
         self.look()?;
+        let netns = &self.netns;
         let mut all = Vec::new();
-        for source in self.sources() {
-            let names = source.names()?;
-            all.extend(names.into_iter().map(|name| (source.family, name)));
+        for source in self.v4.iter_mut().chain(&mut self.v6) {
+            source.list()?;
+            if source.socket.is_none() && !source.listed.is_empty() {
+                let socket = netns.run(|| source.open_socket())?;
+                source.socket = Some(socket.map_err(ReadError::Socket)?);
+            }
+            let names = source.listed.iter().cloned();
+            all.extend(names.map(|name| (source.family, name)));
         }
         Ok(all)
     }
 
-    /// What the kernel says about a table without reading it. Only ask for tables that [`Reader::names`] has just listed: others would
-    /// be created.
+    /// What the kernel says about a table without reading it.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// The kernel refuses it, or [`Reader::names`] did not list it the last time.
     pub fn info(&self, family: Family, name: &str) -> Result<Info, ReadError> {
         let source = self.source(family, name)?;
         source.info(name).map_err(refused(family, name))
     }
 
-    /// Reads a table. Only ask for tables that [`Reader::names`] has just listed: others would be created.
+    /// Reads a table.
     ///
     /// # Errors
-    /// The kernel refuses it, or it never holds still.
+    /// The kernel refuses it, it never holds still, or [`Reader::names`] did not list it the last time.
     pub fn raw(&self, family: Family, name: &str) -> Result<Raw, ReadError> {
         let source = self.source(family, name)?;
         for _ in 0..TRIES {
@@ -214,17 +227,15 @@ impl Reader {
         raw.collect()
     }
 
-    fn sources(&self) -> impl Iterator<Item = &Source> {
-        self.v4.iter().chain(&self.v6)
-    }
-
+    /// Where to ask for a table: nowhere unless it is listed.
     fn source(&self, family: Family, name: &str) -> Result<&Source, ReadError> {
         let source = match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         };
-        let missing = || refused(family, name)(io::ErrorKind::NotFound.into());
-        source.as_ref().ok_or_else(missing)
+        let source = source.as_ref();
+        let source = source.filter(|source| source.listed.iter().any(|listed| listed == name));
+        source.ok_or_else(|| refused(family, name)(io::ErrorKind::NotFound.into()))
     }
 
     /// Opens what was not there yet. A module that is loaded appears in all namespaces at once, so most of the time a look at our own
@@ -262,31 +273,39 @@ impl Source {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(ReadError::Names { path, source }),
         };
-        let domain = match family {
-            Family::V4 => AddressFamily::Inet,
-            Family::V6 => AddressFamily::Inet6,
-        };
-        // Any kind of socket will do, and this one takes no capability.
-        let socket = socket(domain, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|errno| ReadError::Socket(errno.into()))?;
         Ok(Some(Self {
             family,
             names,
-            socket,
+            listed: Vec::new(),
+            socket: None,
         }))
     }
 
-    fn names(&self) -> Result<Vec<String>, ReadError> {
+    /// A socket in the calling thread's namespace. Any kind will do, and this one takes no capability.
+    fn open_socket(&self) -> io::Result<OwnedFd> {
+        let domain = match self.family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        Ok(socket(
+            domain,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?)
+    }
+
+    fn list(&mut self) -> Result<(), ReadError> {
         // From the start, which makes the kernel list anew.
-        let mut bytes = vec![0; NAMES];
+        let mut bytes = [0; NAMES];
         let len = self.names.read_at(&mut bytes, 0);
         let len = len.map_err(|source| ReadError::Names {
             path: names_path(self.family),
             source,
         })?;
-        bytes.truncate(len);
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.lines().map(str::to_owned).collect())
+        let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
+        self.listed = text.lines().map(str::to_owned).collect();
+        Ok(())
     }
 
     fn info(&self, name: &str) -> io::Result<Info> {
@@ -315,7 +334,8 @@ impl Source {
             Family::V6 => libc::SOL_IPV6,
         };
         let len = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
-        getsockopt(&self.socket, level, option, bytes, len)
+        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        getsockopt(socket, level, option, bytes, len)
     }
 }
 

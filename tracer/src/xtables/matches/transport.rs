@@ -185,8 +185,9 @@ impl Dccp {
         write_ports(out, "--sport", self.source.as_ref())?;
         write_ports(out, "--dport", self.destination.as_ref())?;
         if let Some(types) = &self.types {
+            // INVALID stands for all of the types 10 to 15.
             let names = Bits {
-                bits: types.want.into(),
+                bits: (types.want & 0x7ff).into(),
                 names: &TYPES,
             };
             write!(out, "{} --dccp-types {names}", Not(types.inverted))?;

@@ -1,19 +1,21 @@
 //! `xtables::legacy` against iptables-legacy: what is read is what `-L` and `-save` show. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod follow;
+
 use std::{
     fmt::Write as _,
     net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use caps::{CapSet, Capability};
 use e2e::netns::Netns;
 use fwtrace::{
     netns::NetNs,
     xtables::{
         Family,
-        legacy::{Drops, Jump, Table, follow::Tables, read::Reader},
-        targets::Target,
+        legacy::{Drops, Jump, Table, read::Reader},
     },
 };
 
@@ -55,12 +57,7 @@ fn jump_name(table: &Table, jump: &Jump) -> String {
         Jump::Queue => "QUEUE",
         Jump::Return => "RETURN",
         Jump::Chain(chain) | Jump::Goto(chain) => &table.chains[*chain].name,
-        Jump::Target(Target::Unknown { name, .. }) => name,
-        Jump::Target(target) => {
-            let variant = format!("{target:?}");
-            let name = variant.split(|c: char| !c.is_alphanumeric()).next();
-            return name.unwrap().to_uppercase();
-        }
+        Jump::Target(target) => target.name(),
     }
     .to_owned()
 }
@@ -328,6 +325,13 @@ fn reading_makes_no_table() {
     assert_eq!(reader.read().unwrap(), []);
     assert_eq!(names(), ["", ""]);
 
+    // Nor does asking for one.
+    for name in ["filter", "mangle"] {
+        reader.info(Family::V4, name).unwrap_err();
+        reader.raw(Family::V6, name).unwrap_err();
+    }
+    assert_eq!(names(), ["", ""]);
+
     // One that appears later is read, and no other.
     run(
         &netns,
@@ -336,7 +340,27 @@ fn reading_makes_no_table() {
     let tables = reader.read().unwrap();
     assert_eq!(tables.len(), 1);
     assert_eq!(tables[0].name, "mangle");
+    reader.raw(Family::V4, "filter").unwrap_err();
     assert_eq!(names(), ["mangle\n", ""]);
+}
+
+#[test]
+fn without_cap_net_admin_the_refusal_says_so() {
+    let netns = netns();
+    run(&netns, "ip6tables-legacy -w -t raw -P OUTPUT DROP");
+    let mut reader = reader(&netns);
+    assert_eq!(reader.read().unwrap().len(), 1);
+    let refused = std::thread::scope(|scope| {
+        let without = scope.spawn(|| {
+            // Of this thread only.
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+            reader.read().unwrap_err().to_string()
+        });
+        without.join().unwrap()
+    });
+    for part in ["table raw", "ip6tables-legacy", "CAP_NET_ADMIN"] {
+        assert!(refused.contains(part), "{refused}");
+    }
 }
 
 #[test]
@@ -406,110 +430,4 @@ fn replaced_while_it_is_read() {
         }
     });
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
-}
-
-/// CLOCK_MONOTONIC, nanoseconds.
-fn now() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
-    u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap()
-}
-
-/// How many rules INPUT has.
-fn rules(table: &Table) -> usize {
-    table.on_hook(1).unwrap().rules.len()
-}
-
-#[test]
-fn replacements_are_followed() {
-    let netns = netns();
-    let mut tables = Tables::open(&NetNs::find(netns.name()).unwrap()).unwrap();
-    assert_eq!((tables.generation(), tables.newest().count()), (1, 0));
-    assert!(!tables.poll().unwrap());
-
-    // A table appears.
-    run(
-        &netns,
-        "iptables-legacy -w -A INPUT -p udp --dport 9 -j DROP",
-    );
-    assert!(tables.poll().unwrap());
-    assert!(!tables.poll().unwrap());
-    assert_eq!(tables.generation(), 2);
-    let first = now();
-    assert!(!tables.refresh().unwrap());
-
-    // Counters are no change.
-    netns.run(|| {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.send_to(b"x", "127.0.0.1:9").unwrap();
-    });
-    let text = run(&netns, "iptables-legacy -w -L INPUT -v -n -x");
-    assert!(text.contains("       1       29 DROP"), "{text}");
-    assert!(!tables.refresh().unwrap());
-
-    // Another rule of the same size in the place of the first, then one more, then another table.
-    run(
-        &netns,
-        "iptables-legacy -w -R INPUT 1 -p udp --dport 10 -j DROP",
-    );
-    assert!(tables.refresh().unwrap());
-    let second = now();
-    assert!(!tables.refresh().unwrap());
-    run(
-        &netns,
-        "iptables-legacy -w -A INPUT -p udp --dport 11 -j DROP",
-    );
-    assert!(tables.poll().unwrap());
-    run(&netns, "ip6tables-legacy -w -t raw -P OUTPUT DROP");
-    assert!(tables.poll().unwrap());
-    assert_eq!(tables.generation(), 5);
-    let names: Vec<_> = tables
-        .newest()
-        .map(|t| (t.family, t.name.as_str()))
-        .collect();
-    assert_eq!(names, [(Family::V4, "filter"), (Family::V6, "raw")]);
-
-    let at = |time| {
-        let found = tables.at(Family::V4, "filter", time).unwrap();
-        (
-            found.generation,
-            found.certain,
-            found.newest,
-            rules(&found.table),
-        )
-    };
-    assert_eq!(at(first), (2, true, false, 1));
-    assert_eq!(at(second), (3, true, false, 1));
-    assert_eq!(at(now()), (4, false, true, 2));
-    let of = |generation| tables.at_generation(Family::V4, "filter", generation);
-    assert!(of(1).is_none());
-    assert_ne!(of(2).unwrap().chains, of(3).unwrap().chains);
-    assert_eq!(rules(of(3).unwrap()), 1);
-    assert_eq!(rules(of(5).unwrap()), 2);
-    assert!(tables.at(Family::V6, "filter", now()).is_none());
-
-    // With its module, a table can be gone; with its rules flushed, it is there still.
-    run(&netns, "iptables-legacy -w -F");
-    assert!(tables.poll().unwrap());
-    assert_eq!(rules(tables.table(Family::V4, "filter").unwrap()), 0);
-}
-
-/// Each of a hundred replacements in a row is seen by the reading after it, and none is seen that was not.
-#[test]
-fn every_replacement_counts_once() {
-    let netns = netns();
-    run(
-        &netns,
-        "iptables-legacy -w -A INPUT -p udp --dport 1 -j DROP",
-    );
-    let mut tables = Tables::open(&NetNs::find(netns.name()).unwrap()).unwrap();
-    for n in 0..100 {
-        let port = n % 7 + 2;
-        run(
-            &netns,
-            &format!("iptables-legacy -w -R INPUT 1 -p udp --dport {port} -j DROP"),
-        );
-        assert!(tables.refresh().unwrap(), "{n}");
-        assert!(!tables.refresh().unwrap(), "{n}");
-        assert_eq!(tables.generation(), n + 2);
-    }
 }

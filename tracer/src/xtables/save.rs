@@ -1,1 +1,0 @@
-//! Whole rules in iptables-save syntax, of both engines.
