@@ -162,6 +162,15 @@ fn the_way_through_nft_chains_is_the_kernels() -> Result<()> {
     Ok(())
 }
 
+/// The rule as `iptables-save` prints it.
+fn saved(ns: &Netns, tool: &str, chain: &str, number: u64) -> Result<String> {
+    let saved = run(ns, &format!("{tool}-save -t filter"))?;
+    let start = format!("-A {chain} ");
+    let mut rules = saved.lines().filter(|line| line.starts_with(&start));
+    let rule = rules.nth(usize::try_from(number)? - 1);
+    Ok(rule.context("no such rule")?.to_owned())
+}
+
 /// Packets of `-L CHAIN -v -x -n --line-numbers`, by rule.
 fn counters(ns: &Netns, tool: &str, chain: &str) -> Result<Vec<(u64, u64)>> {
     let listed = run(ns, &format!("{tool} -nvxL {chain} --line-numbers"))?;
@@ -286,6 +295,7 @@ fn iptables_drops(
             ("rule.chain", json!(chain)),
             ("rule.number", json!(number)),
             ("rule.base_chain", json!(builtin)),
+            ("rule.text", json!(saved(&net.r, tool, chain, number)?)),
         ] {
             ensure!(at(&event, key) == want, "{key}: {event}");
         }

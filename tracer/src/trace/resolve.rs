@@ -292,6 +292,7 @@ mod tests {
                 sets: Vec::new(),
                 objects: Vec::new(),
                 flowtables: Vec::new(),
+                iptables: false,
             }],
             problems: Vec::new(),
         }

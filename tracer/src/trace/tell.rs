@@ -86,7 +86,13 @@ impl Told {
             Some(at) => {
                 let rule = chain.rules.get(at)?;
                 let base = within.on_hook(last.hook);
-                Candidate::Rule(Arc::new(legacy::reference(&within, chain, rule, base)))
+                Candidate::Rule(Arc::new(legacy::reference(
+                    &within,
+                    chain,
+                    rule,
+                    base,
+                    place.names,
+                )))
             }
             None => Candidate::Policy(Arc::new(legacy::policy_reference(&within, chain))),
         };
@@ -212,4 +218,122 @@ fn unread_rule(dropped: &Dropped) -> Option<Arc<RuleRef>> {
         comment: None,
         gone: true,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{PolicyRef, tests::drop_event};
+
+    fn rule(number: u32) -> Candidate {
+        Candidate::Rule(Arc::new(RuleRef {
+            family: Family::Ip,
+            table: "filter".into(),
+            chain: "INPUT".into(),
+            base_chain: Some("INPUT".into()),
+            number: Some(number),
+            handle: None,
+            text: None,
+            comment: None,
+            gone: false,
+        }))
+    }
+
+    fn policy() -> Candidate {
+        Candidate::Policy(Arc::new(PolicyRef {
+            family: Family::Ip,
+            table: "filter".into(),
+            chain: "INPUT".into(),
+            rules: Some(3),
+            none_matched: None,
+        }))
+    }
+
+    fn step(verdict: &str) -> Arc<[PathStep]> {
+        Arc::new([PathStep {
+            table: "filter".into(),
+            chain: "INPUT".into(),
+            number: Some(2),
+            handle: None,
+            verdict: verdict.into(),
+        }])
+    }
+
+    fn told(what: Candidate, verdict: &str) -> Told {
+        Told::Legacy {
+            path: step(verdict),
+            what,
+        }
+    }
+
+    /// An event that says so far that it was `what`.
+    fn event(what: Option<Candidate>, confidence: Confidence) -> DropEvent {
+        let mut event = drop_event();
+        (event.path, event.rule) = (None, None);
+        event.engine = Engine::IptablesLegacy;
+        event.evidence = Evidence::exact(EvidenceSource::KernelCounters);
+        event.evidence.confidence = confidence;
+        match what {
+            Some(Candidate::Rule(rule)) => event.rule = Some(rule),
+            Some(Candidate::Policy(policy)) => event.policy = Some(policy),
+            None => {}
+        }
+        event
+    }
+
+    fn said(event: &DropEvent) -> Option<Candidate> {
+        let rule = event.rule.clone().map(Candidate::Rule);
+        rule.or_else(|| event.policy.clone().map(Candidate::Policy))
+    }
+
+    #[test]
+    fn a_trace_completes_what_is_not_known() {
+        for confidence in [Confidence::Engine, Confidence::Ambiguous] {
+            let mut event = event(None, confidence);
+            event.evidence.candidates = vec![rule(1), rule(2)];
+            told(rule(2), "reject").tell(&mut event);
+            assert_eq!(said(&event), Some(rule(2)));
+            assert_eq!(event.evidence, Evidence::exact(EvidenceSource::Trace));
+            assert_eq!(event.verdict, Verdict::Reject);
+            assert_eq!(event.path, Some(step("reject")));
+        }
+        let mut event = event(None, Confidence::Engine);
+        told(policy(), "policy drop").tell(&mut event);
+        assert_eq!(said(&event), Some(policy()));
+    }
+
+    #[test]
+    fn the_counters_have_the_last_word_and_the_evaluator_has_not() {
+        let mut same = event(Some(rule(2)), Confidence::Exact);
+        told(rule(2), "drop").tell(&mut same);
+        assert_eq!(same.evidence, Evidence::exact(EvidenceSource::Trace));
+        for other in [rule(1), policy()] {
+            let before = event(Some(other.clone()), Confidence::Exact);
+            let mut after = before.clone();
+            told(rule(2), "drop").tell(&mut after);
+            assert_eq!(after, before);
+
+            let mut computed = event(Some(other.clone()), Confidence::Computed);
+            told(rule(2), "drop").tell(&mut computed);
+            assert_eq!(said(&computed), Some(rule(2)));
+            assert_eq!(computed.evidence.source, EvidenceSource::Trace);
+            assert_eq!(computed.evidence.disagreement, Some(vec![other]));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_nobody_has_read_has_its_handle() {
+        let Candidate::Rule(unread) = rule(2) else {
+            panic!("no rule")
+        };
+        let mut event = event(Some(policy()), Confidence::Computed);
+        let told = Told::Nftables {
+            path: step("drop"),
+            unread: Some(unread),
+        };
+        told.tell(&mut event);
+        assert_eq!(said(&event), Some(rule(2)));
+        assert_eq!(event.engine, Engine::Nftables);
+        assert_eq!(event.evidence, Evidence::exact(EvidenceSource::Trace));
+    }
 }
