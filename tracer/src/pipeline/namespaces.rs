@@ -203,14 +203,14 @@ impl Namespaces {
         })
     }
 
-    /// Looks for replaced legacy tables: nobody tells of them.
-    pub(super) fn poll_legacy(&mut self) {
+    /// Looks for replaced legacy tables: nobody tells of them, but there may be a hint.
+    pub(super) fn poll_legacy(&mut self, hinted: bool) {
         let mut errors = Vec::new();
         for watched in self.watched.values_mut() {
             let Some(legacy) = &mut watched.legacy else {
                 continue;
             };
-            let failed = legacy.poll().err();
+            let failed = legacy.poll(hinted).err();
             let before = std::mem::replace(&mut watched.legacy_failed, failed.is_some());
             // Once, not at every look.
             if let Some(error) = failed.filter(|_| !before) {
