@@ -7,6 +7,7 @@ mod kernel;
 mod packets;
 mod rules;
 mod states;
+mod walk;
 
 use anyhow::{Result, ensure};
 use compare::{Case, compare, index, quiet};

@@ -88,14 +88,15 @@ impl RuleCache {
                     .replaced
                     .is_some_and(|heard| age(record) >= heard.elapsed());
                 found.certain &= !doubtful;
+                let named = is_named(&found, place.names);
                 let resolved = if evidence.kind == RULE_POLICY {
                     known_policy(evidence, &found)
                 } else {
                     known_rule(evidence, &found, place.names)
                 };
                 if let Some(resolved) = resolved {
-                    // Without a generation nothing says when the rule changes; a doubt may clear.
-                    if record.generation != 0 && found.certain {
+                    // Without a generation nothing says when the rule changes; a doubt may clear, a name be learnt.
+                    if record.generation != 0 && found.certain && named {
                         if self.known.len() >= CAPACITY {
                             self.known.clear();
                         }
@@ -114,6 +115,15 @@ impl RuleCache {
         };
         unread(evidence, gone)
     }
+}
+
+/// Whether all that the rule names has a name.
+fn is_named(found: &Found, names: &Names) -> bool {
+    let table = found.ruleset.tables.get(found.table);
+    let chain = table.and_then(|table| table.chains.get(found.chain));
+    let rule = found.rule.and_then(|rule| chain?.rules.get(rule));
+    let rule = table.zip(rule);
+    !rule.is_some_and(|(table, rule)| save::lacks_set_name(table.family, rule, names))
 }
 
 /// How long ago the drop was.

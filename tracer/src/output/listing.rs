@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{Rules, Watch};
 use crate::event::{Engine, NetnsRef, VERSION};
-use crate::netlink::ipset::{self, IpsetError};
+use crate::netlink::ipset;
 use crate::netlink::nftables::{ReadError, read_ruleset};
 use crate::netlink::socket::{Protocol, Socket};
 use crate::netns::{self, NetNs};
@@ -85,8 +85,8 @@ pub fn run(plan: &Rules) -> Result<(), Error> {
             log::warn!("{netns}: {problem}");
         }
         let mut names = system.clone().with_interfaces(interfaces);
-        if save::names_ip_sets(&ruleset, &tables) {
-            names = names.with_ip_sets(ip_sets(&netns));
+        if save::names_ip_sets([&ruleset], &tables) {
+            names = names.with_ip_sets(ipset::names_in(&netns));
         }
         let listing = Listing {
             plan,
@@ -114,24 +114,6 @@ pub fn run(plan: &Rules) -> Result<(), Error> {
     }
     out.flush()?;
     failed.map_or(Ok(()), Err)
-}
-
-/// The names of a namespace's sets of ipset, by index. Without them rules have the index.
-fn ip_sets(netns: &NetNs) -> Vec<(u16, String)> {
-    let read = netns.run(|| {
-        let mut socket = Socket::open(Protocol::Netfilter, &[])?;
-        ipset::read_sets(&mut socket)
-    });
-    let read = read.map_err(|error| error.to_string());
-    let read = read.and_then(|sets| sets.map_err(|error: IpsetError| error.to_string()));
-    let sets = read.unwrap_or_else(|error| {
-        log::warn!("{netns}: the names of sets are not known: {error}");
-        Vec::new()
-    });
-    let named = sets.into_iter();
-    named
-        .filter_map(|set| Some((set.index?, set.name)))
-        .collect()
 }
 
 /// One namespace's ruleset, and what of it is wanted.

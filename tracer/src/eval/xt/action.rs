@@ -284,7 +284,6 @@ impl Action {
             }
             Err(_) => Value::Unknown(REWRITTEN),
         };
-        self.forget(reader);
         reader.write(tos_field(self.family), value);
     }
 
@@ -302,7 +301,6 @@ impl Action {
             }
             Err(_) => Value::Unknown(REWRITTEN),
         };
-        self.forget(reader);
         reader.write(hops_field(self.family), value);
     }
 

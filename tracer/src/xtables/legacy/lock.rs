@@ -60,10 +60,13 @@ impl Lock {
                 // The runtime is shutting down.
                 Err(_) => std::future::pending().await,
             }
-            // Nothing to read, or more than the queue holds, which has no name.
-            let events = self.inotify.read_events().unwrap_or_default();
-            let is_it = |name: &Option<_>| name.as_ref().is_none_or(|name| name == NAME);
-            self.released = events.iter().any(|event| is_it(&event.name));
+            // All that there is: readiness is told once for it. An event without a name: some were lost.
+            while let Ok(events) = self.inotify.read_events()
+                && !events.is_empty()
+            {
+                let mut names = events.iter().map(|event| &event.name);
+                self.released |= names.any(|name| name.as_ref().is_none_or(|n| n == NAME));
+            }
         }
         if let Some(told) = self.told {
             sleep_until(told + PAUSE).await;
