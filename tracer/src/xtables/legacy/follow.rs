@@ -22,6 +22,8 @@ use crate::netns::NetNs;
 pub const KEPT: usize = 8;
 /// Comparing all entries takes at most this part of the time: one in so many.
 const SHARE: u32 = 200;
+/// The same when a change is likely.
+const SHARE_HINTED: u32 = 20;
 
 /// What a table was, and when.
 #[derive(Debug, Clone)]
@@ -155,12 +157,14 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Looks for changes, thoroughly if that is affordable now; whether there was one.
+    /// Looks for changes, thoroughly if that is affordable now; whether there was one. `hinted`: it is likely, see
+    /// [`Lock`](super::lock::Lock).
     ///
     /// # Errors
     /// See [`ReadError`]; what was read before stays.
-    pub fn poll(&mut self) -> Result<bool, ReadError> {
-        let due = self.cost.saturating_mul(SHARE.into());
+    pub fn poll(&mut self, hinted: bool) -> Result<bool, ReadError> {
+        let share = if hinted { SHARE_HINTED } else { SHARE };
+        let due = self.cost.saturating_mul(share.into());
         if self.stale || now().saturating_sub(self.compared) >= due {
             return self.refresh();
         }
