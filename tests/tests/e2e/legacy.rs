@@ -176,8 +176,10 @@ fn right(event: &Value, chain: &str, first: u16) -> Result<bool> {
     }
     let port = at(event, "packet.dport").as_u64().context("no port")?;
     let number = port.checked_sub(first.into()).map(|n| n + 1);
+    let text = format!("-A {chain} -p udp -m udp --dport {port} -j DROP");
     ensure!(
         at(event, "engine") == "iptables-legacy"
+            && at(event, "rule.text") == text
             && at(event, "rule.chain") == chain
             && at(event, "rule.number") == number.context("no such rule")?,
         "wrong: {event}"
