@@ -19,12 +19,13 @@ pub fn fill(record: &mut Record, mut sk: u64, net: u64) {
     if offset!(sock_socket) == ABSENT {
         return;
     }
-    // In another user namespace the ids that rules name are others.
-    if u32_at(u64_at(net, offset!(net_user_ns)), offset!(user_ns_inum)) != INITIAL_USER_NS {
-        return;
-    }
     record.flags |= FLAG_SK_READ;
     if sk == 0 {
+        return;
+    }
+    // In another user namespace the ids that rules name are others.
+    if u32_at(u64_at(net, offset!(net_user_ns)), offset!(user_ns_inum)) != INITIAL_USER_NS {
+        record.flags &= !FLAG_SK_READ;
         return;
     }
     let mut state = u8_at(sk, offset!(sock_state));

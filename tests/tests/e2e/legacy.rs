@@ -166,18 +166,28 @@ fn every_rule_is_the_one_that_has_counted() -> Result<()> {
     end_well(fwtrace)
 }
 
-/// The event is right, or it does not claim to know: its rule is the one that drops datagrams to its
-/// port, which is rule `port - first + 1` of the chain. True if it knows.
+/// Whether the counters have told the rule; what the evaluator computes is not judged here.
+fn is_exact(event: &Value) -> Result<bool> {
+    let counted = at(event, "evidence.source") == "kernel-counters";
+    let exact = at(event, "evidence.confidence") == "exact";
+    // Neither is anything else exact here, nor do counters that leave it open name one rule.
+    ensure!(counted || !exact, "{event}");
+    ensure!(!counted || exact || event["rule"].is_null(), "{event}");
+    Ok(exact)
+}
+
+/// If the event is exact, it is right: its rule is the one that drops datagrams to its port, which is
+/// rule `port - first + 1` of the chain. True if it is.
 fn right(event: &Value, chain: &str, first: u16) -> Result<bool> {
-    let confidence = at(event, "evidence.confidence");
-    if confidence != "exact" {
-        ensure!(event["rule"].is_null(), "{confidence}, but a rule: {event}");
+    if !is_exact(event)? {
         return Ok(false);
     }
     let port = at(event, "packet.dport").as_u64().context("no port")?;
     let number = port.checked_sub(first.into()).map(|n| n + 1);
+    let text = format!("-A {chain} -p udp -m udp --dport {port} -j DROP");
     ensure!(
         at(event, "engine") == "iptables-legacy"
+            && at(event, "rule.text") == text
             && at(event, "rule.chain") == chain
             && at(event, "rule.number") == number.context("no such rule")?,
         "wrong: {event}"
@@ -237,7 +247,7 @@ fn judge(end: &End, judge: impl Fn(&Value) -> Result<bool>) -> Result<(usize, us
 fn a_flood_from_all_sides_is_never_told_wrong() -> Result<()> {
     const INPUT: u16 = 11_000;
     const OUTPUT: u16 = 12_000;
-    const ROUNDS: u16 = 20;
+    const ROUNDS: u16 = 6;
     let net = Net::routed()?;
     let text = legacy::many("INPUT", INPUT, 300).replace("COMMIT\n", "")
         + &legacy::many("OUTPUT", OUTPUT, 300).replace("*filter\n", "");
@@ -305,7 +315,7 @@ fn a_table_replaced_under_traffic_is_never_told_wrong() -> Result<()> {
     let mut texts: Vec<String> = Vec::new();
     // Tables of one size and with the same number of rules, which the kernel may put where the last but
     // one was. In chain `c7` rule 1 drops what rule 8 drops in `c0`.
-    for shift in 0..50u16 {
+    for shift in 0..30u16 {
         let chain = format!("c{shift:02}");
         let mut lines: Vec<String> = legacy::many(&chain, FIRST, 50)
             .lines()
@@ -317,8 +327,7 @@ fn a_table_replaced_under_traffic_is_never_told_wrong() -> Result<()> {
         texts.push(lines.join("\n") + "\n");
     }
     let judge = |event: &Value| -> Result<bool> {
-        if at(event, "evidence.confidence") != "exact" {
-            ensure!(event["rule"].is_null(), "{event}");
+        if !is_exact(event)? {
             return Ok(false);
         }
         let chain = at(event, "rule.chain");
@@ -344,7 +353,7 @@ fn a_table_replaced_under_traffic_is_never_told_wrong() -> Result<()> {
                     return;
                 };
                 // Bounded, should the command hang.
-                for port in burst(FIRST, 50).cycle().take(3_000) {
+                for port in burst(FIRST, 50).cycle().take(1_000) {
                     let _ = socket.send_to(b"x", (dst.ip(), port));
                     if done.load(Ordering::Relaxed) {
                         return;
@@ -382,8 +391,8 @@ fn a_table_replaced_under_traffic_is_never_told_wrong() -> Result<()> {
         all += 1;
         exact += usize::from(judge(&serde_json::from_str(line)?)?);
     }
-    e2e::report(&format!("50 replacements: {exact} of {all} drops exact"));
-    ensure!(exact >= 25, "{exact} of {all} exact");
+    e2e::report(&format!("30 replacements: {exact} of {all} drops exact"));
+    ensure!(exact >= 15, "{exact} of {all} exact");
     Ok(())
 }
 
@@ -483,11 +492,11 @@ fn what_no_rule_has_counted_is_no_rules() -> Result<()> {
     net.a.run(|| e2e::traffic::ip_packet(dst.ip(), &packet))?;
     let event = fwtrace.next_drop()?.json;
     ensure!(at(&event, "packet.proto") == "tcp", "{event}");
+    ensure!(!is_exact(&event)?, "{event}");
     ensure!(
-        event["rule"].is_null() && event["policy"].is_null(),
+        at(&event, "evidence.source") != "kernel-counters",
         "{event}"
     );
     ensure!(at(&event, "engine") == "iptables-legacy", "{event}");
-    ensure!(at(&event, "evidence.source") == "engine", "{event}");
     end_well(fwtrace)
 }
