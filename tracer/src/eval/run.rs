@@ -185,7 +185,8 @@ impl Walker<'_> {
             Next::Base
         } else {
             if let Some(base) = self.base(&state) {
-                reader.enter(phase(base));
+                let phase = phase(base, reader);
+                reader.enter(phase);
             }
             Next::Rule
         };
@@ -223,7 +224,8 @@ impl Walker<'_> {
             self.end(state, reader, Decision::Passed, None, Fate::Accept);
             return Next::Done;
         };
-        reader.enter(phase(base));
+        let phase = phase(base, reader);
+        reader.enter(phase);
         let walked = match self.is_walked(base, state, reader) {
             Ok(walked) => walked,
             Err(reason) => {
@@ -318,7 +320,7 @@ impl Walker<'_> {
         let program = self.program;
         let mut registers = Registers::new();
         while let Some(chain) = program.chains.get(state.at.chain as usize) {
-            if !state.trail.is_kept() && !reader.is_special() {
+            if !state.trail.is_kept() {
                 let skipped = self.skip(reader, chain, state.at.rule);
                 self.rules += u64::from(skipped);
                 state.at.rule += skipped;
@@ -746,11 +748,12 @@ fn misses(reader: &Reader<'_>, steps: &[Op]) -> bool {
     false
 }
 
-pub(super) fn phase(base: &Base) -> Phase {
+/// What is special about a base chain for what its rules read of this packet.
+pub(super) fn phase(base: &Base, reader: &mut Reader<'_>) -> Phase {
     Phase {
         early: base.early,
         with_tracking: base.with_tracking,
-        before_nat: base.before_nat,
+        before_nat: base.before_nat && reader.is_translated(),
     }
 }
 

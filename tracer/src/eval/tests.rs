@@ -116,6 +116,7 @@ fn table(chains: Vec<Chain>, sets: Vec<Set>) -> Table {
         handle: 1,
         flags: 0,
         owner: None,
+        iptables: false,
         comment: None,
         userdata: Vec::new(),
         chains,
