@@ -363,7 +363,7 @@ fn tables(tool: Tool) -> Result<()> {
                     _ => Fate::Drop,
                 };
                 ensure!(fate == Some(wanted), "{port}: {fate:?}");
-                if matches!(port, 100..=109) {
+                if matches!(port, 100..=109) && place.1 != "FORWARD" {
                     let Some(places) = at_drop(&rules, &net, tool.v6, port)? else {
                         right += 1;
                         continue;

@@ -28,7 +28,7 @@ mod stack;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_loop},
+    helpers::generated::{bpf_ktime_get_ns, bpf_loop},
     macros::{btf_tracepoint, map},
     maps::{Array, HashMap, PerCpuArray},
     programs::BtfTracePointContext,
@@ -79,7 +79,8 @@ pub struct State {
     pub recent: [u32; RECENT],
     /// Which of them goes next.
     pub next: u32,
-    pub pad: u32,
+    /// The [`Work::epoch`] in which all its counters have been looked at.
+    pub epoch: u32,
 }
 
 #[map]
@@ -103,9 +104,13 @@ pub struct Work {
     /// The counters moved by this packet alone.
     fitting: u32,
     /// Drops that `anchor` has seen here, and that this program has.
-    anchored: u64,
-    observed: u64,
-    /// Some were not looked at.
+    pub anchored: u64,
+    pub observed: u64,
+    /// Counts up when one was not looked at: the images of all tables may be behind then.
+    pub epoch: u32,
+    /// The table that is scanned has not been in this epoch.
+    behind: u32,
+    /// Nor have some of those that were scanned.
     missed: u32,
     pad: u32,
     /// Where the tracepoint's arguments are.
@@ -201,7 +206,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: as in `anchored`.
     let anchored = unsafe { core::ptr::read_volatile(&raw const work.anchored) };
     if anchored != work.observed + 1 {
-        work.missed = 1;
+        work.epoch += 1;
     }
     work.observed = anchored;
     let (net, netns) = namespace(
@@ -211,7 +216,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     );
     if net == 0 {
         // Whose counters it has moved is not known.
-        work.missed = 1;
+        work.epoch += 1;
         return None;
     }
     if settings.all_netns == 0 {
@@ -242,7 +247,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
                 ETH_P_IP => NFPROTO_IPV4,
                 ETH_P_IPV6 => NFPROTO_IPV6,
                 _ => {
-                    work.missed = 1;
+                    work.epoch += 1;
                     return None;
                 }
             }
@@ -257,12 +262,11 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         work.fitting = 0;
         work.local = 0;
         work.broken = 0;
+        work.missed = 0;
         // The priming program, which may interrupt this one, waits.
         // SAFETY: fields of the map value.
         unsafe { core::ptr::write_volatile(&raw mut work.busy, 1) };
-        if work.missed == 0 {
-            each(work, TABLES as u32, scan::recent);
-        }
+        each(work, TABLES as u32, scan::recent);
         if work.evidence.kind != LEGACY_EXACT {
             each(work, TABLES as u32, scan::table);
         }
@@ -283,7 +287,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
 /// packet that was counted on this CPU and not dropped yet can have moved it.
 #[inline(always)]
 fn is_settled(work: &Work, hooks: u8) -> bool {
-    if work.missed != 0 {
+    if work.behind != 0 {
         return false;
     }
     if hooks & LOCAL == 0 {
@@ -300,9 +304,6 @@ fn decide(work: &mut Work) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let count = work.evidence.count;
-    let missed = work.missed;
-    // All images are up to date now, but for those of tables that could not be looked at.
-    work.missed = 0;
     if work.broken != 0 {
         work.evidence.kind = LEGACY_NONE;
         work.evidence.flags |= LEGACY_REPLACED;
@@ -316,7 +317,8 @@ fn decide(work: &mut Work) {
     work.evidence.kind = if count == 0 {
         // Of tables that could not be looked at nothing is known.
         if looked { LEGACY_UNMOVED } else { LEGACY_NONE }
-    } else if count == 1 && work.fitting == 1 && missed == 0 && (work.local == 0 || !unsettled) {
+    } else if count == 1 && work.fitting == 1 && work.missed == 0 && (work.local == 0 || !unsettled)
+    {
         LEGACY_EXACT
     } else {
         LEGACY_AMBIGUOUS

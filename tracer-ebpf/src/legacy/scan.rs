@@ -3,8 +3,8 @@
 use core::{ffi::c_void, hint::black_box};
 
 use fwtrace_abi::{
-    BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL, RECENT,
-    TABLE_BLOCKS, TABLES,
+    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL,
+    RECENT, TABLE_BLOCKS, TABLES,
 };
 
 use super::{
@@ -56,6 +56,7 @@ fn choose(work: &mut Work, index: u32) -> bool {
         work.evidence.flags |= LEGACY_REPLACED;
         return false;
     }
+    work.behind = (state.epoch != work.epoch) as u32;
     true
 }
 
@@ -63,7 +64,7 @@ fn choose(work: &mut Work, index: u32) -> bool {
 /// settles it without a look at the others where no other packet can be under way.
 pub extern "C" fn recent(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
-    if !choose(work, index) {
+    if !choose(work, index) || work.behind != 0 {
         return 0;
     }
     each(work, RECENT as u32, way);
@@ -124,6 +125,12 @@ pub extern "C" fn table(index: u32, _: *mut c_void) -> i64 {
         if blocks <= TABLE_BLOCKS {
             each(work, blocks * GROUPS, group);
         }
+        if work.behind != 0 {
+            work.missed = 1;
+            if let Some(state) = state(work.table.first) {
+                state.epoch = work.epoch;
+            }
+        }
     }
     (work.evidence.kind == LEGACY_EXACT) as i64
 }
@@ -133,7 +140,12 @@ extern "C" fn group(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
     let number = work.table.first + index / GROUPS;
     let Some(block) = block(number) else { return 1 };
-    let hook = black_box(work.hook) as usize & 7;
+    // Of a table that is behind all counters are brought up to date.
+    let hook = if work.behind != 0 {
+        ANY_HOOK
+    } else {
+        black_box(work.hook) as usize & 7
+    };
     if block.groups[hook] >> (index % GROUPS) & 1 == 0 {
         return 0;
     }
@@ -177,13 +189,20 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
         &mut image[place],
     );
     let hooks = block.hooks[place];
-    // One that this packet cannot have met is left to the packet that did.
-    if block.mask[place] == 0 || now.packets == old.packets || hooks as u32 & work.hooks == 0 {
+    if block.mask[place] == 0 || now.packets == old.packets {
         return 0;
     }
     if now.packets < old.packets {
         work.broken = 1;
         return 1;
+    }
+    // One that this packet cannot have met is left to the packet that did.
+    if hooks as u32 & work.hooks == 0 {
+        if work.behind != 0 {
+            old.packets = now.packets;
+            old.bytes = now.bytes;
+        }
+        return 0;
     }
     let fits = now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length);
     work.fitting += fits as u32;

@@ -101,6 +101,15 @@ impl Attributor {
             .clone()
     }
 
+    /// As [`event`](Self::event), for a drop whose trace says the same as the record or has completed it: that counts whatever evidence
+    /// is to be used otherwise.
+    pub fn traced(&mut self, raw: &RawDrop, time: Timestamp, place: Place<'_>) -> DropEvent {
+        let ladder = std::mem::replace(&mut self.ladder, Ladder::Best);
+        let event = self.event(raw, time, place);
+        self.ladder = ladder;
+        event
+    }
+
     /// The event. `time` is the drop's wall-clock time.
     ///
     /// Blocks for milliseconds when the ruleset has to be read first.

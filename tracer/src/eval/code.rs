@@ -184,7 +184,7 @@ pub(super) struct Code {
     /// Its first step in [`super::program::Program`]'s list; the next rule's is the end.
     pub(super) start: u32,
     /// What it reads of what rules may have written before the packet was taken ([`super::write::Kind`]s).
-    pub(super) reads: u8,
+    pub(super) reads: super::write::Kinds,
 }
 
 impl Op {

@@ -8,7 +8,7 @@ use super::{
 use crate::ruleset::expr::PayloadBase;
 
 /// One bit for each thing that rules change.
-pub(super) type Kinds = u8;
+pub(super) type Kinds = u16;
 
 /// The packet's mark.
 const MARK: Kinds = 1;
@@ -22,11 +22,21 @@ const SECMARK: Kinds = 1 << 3;
 const CT_MARK: Kinds = 1 << 4;
 /// Whether it is tracked.
 const CT_STATE: Kinds = 1 << 5;
-/// Its bytes.
+/// Those of its bytes that have no kind of their own: addresses and ports among them.
 const BYTES: Kinds = 1 << 6;
+/// TOS or traffic class.
+const TOS: Kinds = 1 << 7;
+/// TTL or hop limit.
+const HOPS: Kinds = 1 << 8;
+/// TCP's flags, window and checksum.
+const FLAGS: Kinds = 1 << 9;
+/// What follows them: TCP's options.
+const OPTIONS: Kinds = 1 << 10;
+/// The link-layer header.
+const LINK: Kinds = 1 << 11;
 
 /// The names of the kinds, the lowest bit first.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 12] = [
     "the mark",
     "the priority",
     "the packet type",
@@ -34,6 +44,11 @@ const NAMES: [&str; 7] = [
     "the connection's mark",
     "the connection",
     "the packet's bytes",
+    "the type of service",
+    "the hop limit",
+    "the TCP flags",
+    "the TCP options",
+    "the link-layer header",
 ];
 
 /// What a field belongs to, 0 for those that no rule changes.
@@ -47,17 +62,41 @@ pub(super) fn kind(field: &Field) -> Kinds {
             key: ct_key::MARK, ..
         } => CT_MARK,
         Field::Ct { .. } => CT_STATE,
-        Field::Payload { .. } | Field::Exthdr { .. } => BYTES,
-        Field::Xt(
-            XtField::Chunk(_)
-            | XtField::TcpOptions
-            | XtField::Transport { .. }
-            | XtField::AnyTransport
-            | XtField::SetPort { .. },
-        ) => BYTES,
+        Field::Payload { base, offset, len } => bytes(*base, *offset, *len),
+        Field::Exthdr { op: 1, .. } => OPTIONS,
+        Field::Exthdr { .. } => BYTES,
+        Field::Xt(XtField::Chunk(_)) => BYTES | TOS | HOPS | FLAGS | OPTIONS,
+        Field::Xt(XtField::TcpOptions) => OPTIONS,
+        // The ports are read as a field of their own.
+        Field::Xt(XtField::Transport { need: 20 } | XtField::AnyTransport) => FLAGS,
+        Field::Xt(XtField::Transport { .. } | XtField::SetPort { .. }) => BYTES,
         // Routing by mark and by address.
         Field::Fib { .. } => MARK | BYTES,
         _ => 0,
+    }
+}
+
+/// What packet bytes belong to. The two families have the hop limit at different places, so that only reading it alone counts as that.
+fn bytes(base: PayloadBase, offset: u32, len: u32) -> Kinds {
+    let end = offset + len;
+    match (base, offset, len) {
+        (PayloadBase::Link, ..) => LINK,
+        (PayloadBase::Network, 7 | 8, 1) => HOPS,
+        (PayloadBase::Network, ..) if end <= 2 => TOS,
+        // An IPv6 source address.
+        (PayloadBase::Network, 8, 16) => BYTES,
+        (PayloadBase::Network, ..) => {
+            let tos = if offset < 2 { TOS } else { 0 };
+            let hops = if offset < 9 && end > 7 { HOPS } else { 0 };
+            BYTES | tos | hops
+        }
+        (PayloadBase::Transport, ..) => {
+            let ports = if offset < 12 { BYTES } else { 0 };
+            let flags = if offset < 20 && end > 12 { FLAGS } else { 0 };
+            let options = if end > 20 { OPTIONS } else { 0 };
+            ports | flags | options
+        }
+        (PayloadBase::Inner | PayloadBase::Tunnel, ..) => BYTES,
     }
 }
 
@@ -130,7 +169,8 @@ fn is_checksum(base: PayloadBase, offset: u32, len: u32) -> bool {
     let within = |from: u32| offset < from + 2 && from < offset + len;
     match base {
         PayloadBase::Network => within(10),
-        PayloadBase::Transport => within(16) || within(6) || within(2),
+        // ICMP's is where others have their destination port: who reads that of ICMP is not worth doubting every port.
+        PayloadBase::Transport => within(16) || within(6),
         _ => false,
     }
 }

@@ -68,6 +68,16 @@ fn captured(reader: &mut Reader<'_>, at: u32, end: u32) -> Result<Vec<u8>, Answe
 }
 
 impl Bytes {
+    pub(super) fn string(want: &StringMatch, fields: &mut Fields) -> Self {
+        fields.slot(Field::Xt(XtField::Chunk(0)));
+        Self::String(want.clone())
+    }
+
+    pub(super) fn u32(want: &U32, fields: &mut Fields) -> Self {
+        fields.slot(Field::Xt(XtField::Chunk(0)));
+        Self::U32(want.clone())
+    }
+
     pub(super) fn time(want: &Time, fields: &mut Fields) -> Self {
         Self::Time {
             want: want.clone(),

@@ -131,9 +131,9 @@ impl Matcher {
             Match::Connmark(want) => Kind::Ct(ct::Ct::connmark(want, fields)),
             Match::Addrtype(want) => Kind::Route(route::Route::addrtype(want, family, fields)),
             Match::Rpfilter(want) => Kind::Route(route::Route::rpfilter(want, family, fields)),
-            Match::Set(want) => Kind::Set(set::Set::new(want, family)),
-            Match::String(want) => Kind::Bytes(bytes::Bytes::String(want.clone())),
-            Match::U32(want) => Kind::Bytes(bytes::Bytes::U32(want.clone())),
+            Match::Set(want) => Kind::Set(set::Set::new(want, family, fields)),
+            Match::String(want) => Kind::Bytes(bytes::Bytes::string(want, fields)),
+            Match::U32(want) => Kind::Bytes(bytes::Bytes::u32(want, fields)),
             Match::Time(want) => Kind::Bytes(bytes::Bytes::time(want, fields)),
             other => rate::Rate::new(other)
                 .map_or_else(|| Kind::Foreign(other.name().to_owned()), Kind::Rate),

@@ -6,7 +6,7 @@ use super::{
     super::{
         field::{Field, Value},
         outcome::Words,
-        read::Reader,
+        read::{Fields, Reader},
         world::World,
     },
     Answer, XtField,
@@ -45,7 +45,10 @@ enum Membership {
 }
 
 impl Set {
-    pub(super) fn new(want: &matches::set::Set, family: Family) -> Self {
+    pub(super) fn new(want: &matches::set::Set, family: Family, fields: &mut Fields) -> Self {
+        // What is read depends on the set's type.
+        fields.slot(source(family));
+        fields.slot(MARK);
         Self {
             want: want.clone(),
             family,

@@ -32,7 +32,8 @@ pub(super) struct Transport {
     ports: Slot,
     /// Where the transport header begins, for what lies behind it.
     offset: Slot,
-    options: Slot,
+    /// Where the rule asks for one.
+    options: Option<Slot>,
     want: Want,
 }
 
@@ -98,7 +99,12 @@ impl Transport {
                 len: 4,
             }),
             offset: fields.slot(Field::Xt(XtField::TransportOffset)),
-            options: fields.slot(Field::Xt(XtField::TcpOptions)),
+            options: match &want {
+                Want::Tcp(tcp) if tcp.option.want != 0 => {
+                    Some(fields.slot(Field::Xt(XtField::TcpOptions)))
+                }
+                _ => None,
+            },
             want,
         })
     }
@@ -200,7 +206,10 @@ impl Transport {
 
     /// `tcp_find_option()`.
     fn has_option(&self, option: Cond<u8>, reader: &mut Reader<'_>) -> Test {
-        let options = answer::wide(reader, self.options, &Answer::Drop)?;
+        let Some(slot) = self.options else {
+            return Ok(true);
+        };
+        let options = answer::wide(reader, slot, &Answer::Drop)?;
         if (options >> 120) as u8 != HERE {
             return Err(Answer::Drop);
         }
