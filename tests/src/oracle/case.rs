@@ -74,6 +74,8 @@ pub struct Case {
     pub conntrack: bool,
     /// Whether a rule depends on state, so that answers may be ambiguous.
     pub stateful: bool,
+    /// With legacy tables: `fwtrace --trace` has the TRACE lines, and counters are the truth.
+    pub traced: bool,
     /// Packets that open connections, before the rulesets are loaded.
     pub opening: Vec<Sent>,
     /// The rulesets, in the order of loading.
@@ -110,6 +112,7 @@ impl Case {
             "name": self.name,
             "conntrack": self.conntrack,
             "stateful": self.stateful,
+            "traced": self.traced,
             "opening": packets(&self.opening),
             "rulesets": steps.collect::<Value>(),
             "packets": packets(&self.packets),
@@ -158,6 +161,7 @@ impl Case {
             name: json["name"].as_str().unwrap_or_default().to_owned(),
             conntrack: json["conntrack"] == true,
             stateful: json["stateful"] == true,
+            traced: json["traced"] == true,
             opening: packets("opening")?,
             steps: steps.collect::<Result<_>>()?,
             packets: packets("packets")?,

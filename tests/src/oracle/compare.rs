@@ -185,7 +185,8 @@ fn grade(truth: &Truth, event: &DropEvent, known: Option<&Known>) -> (Grade, Vec
             } else {
                 Verdict::Drop
             };
-            if event.verdict != verdict {
+            // A rule that rejects may drop what is too short for its match (`hotdrop`).
+            if event.verdict != verdict && !(known.reject && event.packet.truncated) {
                 why.push(format!("verdict {verdict:?}, not {:?}", event.verdict));
             }
             (

@@ -6,7 +6,7 @@ use crate::net::Place;
 use crate::oracle::aim::{self, Aim, Hook};
 use crate::oracle::case::{Case, Loader, Sent, Step};
 use crate::oracle::flow::Flow;
-use crate::oracle::nft_rules::{self, Generated};
+use crate::oracle::nft_rules::{self, Generated, Scope};
 use crate::oracle::packet::{Spec, proto};
 use crate::oracle::random::Random;
 use crate::oracle::truth::Key;
@@ -48,6 +48,12 @@ impl Kind {
 /// A case with this many packets.
 pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Case {
     let conntrack = random.percent(65);
+    let traced = random.percent(25);
+    let scope = Scope {
+        conntrack: conntrack || random.percent(30),
+        state: random.percent(30),
+        writes: random.percent(40),
+    };
     let (mut steps, mut aims, mut stateful) = (Vec::new(), Vec::new(), false);
     let mut add = |loader, generated: Generated| {
         steps.push(Step {
@@ -70,13 +76,12 @@ pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Ca
         if let Some(loader) = loader {
             add(
                 loader,
-                xt_rules::ruleset(random, v6, kind.has_legacy() && !v6),
+                xt_rules::ruleset(random, v6, scope, kind.has_legacy() && !v6),
             );
         }
     }
     if !matches!(kind, Kind::IptablesNft | Kind::Legacy) {
-        let tracks = conntrack || random.percent(30);
-        add(Loader::Nft, nft_rules::ruleset(random, tracks));
+        add(Loader::Nft, nft_rules::ruleset(random, scope));
     }
     let flows: Vec<Flow> = if conntrack && random.percent(60) {
         (0..6).map(|number| Flow::new(random, number)).collect()
@@ -104,6 +109,7 @@ pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Ca
         name,
         conntrack,
         stateful,
+        traced,
         opening,
         steps,
         packets,
@@ -148,6 +154,12 @@ impl Ids {
             let bytes = spec.ip_packet();
             let start = if spec.v6 { 40 } else { 20 };
             let key = Key::read(&bytes, bytes.get(start..).unwrap_or_default());
+            // Not every trace shows these.
+            let key = key.map(|key| Key {
+                proto: None,
+                ports: None,
+                ..key
+            });
             if key.is_none_or(|key| self.used.insert(key)) {
                 return;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use fwtrace::event::{DropEvent, Engine, Event, EvidenceSource};
+use fwtrace::event::{DropEvent, Engine, Event};
 use fwtrace::netlink::nftables::read_ruleset;
 use fwtrace::netlink::socket::{Protocol, Socket, flags, message};
 use fwtrace::ruleset::expr::Expr;
@@ -18,6 +18,7 @@ use crate::oracle::compare::{Answer, Known, Rules, compare};
 use crate::oracle::legacy::Legacy;
 use crate::oracle::packet::{acknowledge, proto};
 use crate::oracle::send::Sender;
+use crate::oracle::tally::{self, Tally};
 use crate::oracle::truth::{Batch, By, Key, Trace, Truth};
 use crate::oracle::{aim, random::Random, xt_rules};
 
@@ -42,6 +43,9 @@ add rule inet oracle_ct out ct state new ct mark set 0x20
 /// New legacy tables are taken in after so many drops at the latest, so far apart.
 const PRIMES: usize = 60;
 const PAUSE: Duration = Duration::from_millis(2);
+/// How fwtrace is run for its evaluator's answers, and for the trace's: of every packet.
+const EVALUATOR: &[&str] = &["--evidence", "evaluator"];
+const TRACE: &[&str] = &["--trace=1000000"];
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const CT_DELETE: u16 = 1 << 8 | 2;
 
@@ -52,16 +56,27 @@ pub struct Outcome {
     pub sent: usize,
     /// Messages of the kernel's trace.
     pub traced: usize,
-    /// fwtrace as it is, against the kernel.
-    pub passive: Vec<Answer>,
-    /// fwtrace's evaluator, against the kernel.
-    pub evaluator: Option<Vec<Answer>>,
+    /// What fwtrace said, in all of its runs, against the kernel.
+    pub answers: Vec<Answer>,
+    /// Drops by the kernel's word.
+    pub drops: usize,
     /// Drops that it took until fwtrace had taken in new legacy tables.
     pub primed: usize,
     /// Answers that were made wrong on purpose.
     pub falsified: usize,
     /// Rules that the kernel or nft refused, and that the case then went without.
     pub refused: usize,
+}
+
+/// Who watches, and who has the kernel's TRACE lines of legacy tables, which only one can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// No legacy tables: fwtrace as it is, its evaluator, and `--trace`.
+    Plain,
+    /// Legacy tables, whose lines the harness has: fwtrace as it is, and its evaluator.
+    Legacy,
+    /// Legacy tables, whose lines `fwtrace --trace` has: only that.
+    LegacyTraced,
 }
 
 /// Three namespaces with fwtrace in the middle one.
@@ -73,30 +88,39 @@ pub struct Ground {
     netlink: Socket,
     passive: Fwtrace,
     evaluator: Option<Fwtrace>,
+    traced: Option<Fwtrace>,
+    watch: Watch,
     legacy: Option<Legacy>,
     sentinels: u16,
     /// Falsify every so manieth answer.
     pub falsify: Option<usize>,
 }
 
+/// What the runs of fwtrace say of a batch.
+#[derive(Debug)]
+struct Said {
+    passive: Vec<DropEvent>,
+    evaluator: Option<Vec<DropEvent>>,
+    traced: Option<Vec<DropEvent>>,
+}
+
 impl Ground {
-    /// Makes it; `legacy` for cases with legacy tables.
+    /// Makes it.
     ///
     /// # Errors
     /// A command fails, or fwtrace does not start.
-    pub fn new(legacy: bool) -> Result<Self> {
+    pub fn new(watch: Watch) -> Result<Self> {
         let net = Net::routed()?;
         prepare(&net)?;
-        let trace = Trace::open(&net.r, legacy)?;
+        let trace = Trace::open(&net.r, watch == Watch::Legacy)?;
         let netlink = net.r.run(|| Socket::open(Protocol::Netfilter, &[]))?;
         let sender = Sender::new(&net)?;
-        let passive = Fwtrace::start(&net.r, &[])?;
-        let evaluator = match Fwtrace::start(&net.r, &["--evidence", "evaluator"]) {
-            Ok(run) => Some(run),
-            Err(error) if error.to_string().contains("exit status: 2") => None,
-            Err(error) => return Err(error),
+        let start = |args: &[&str]| Fwtrace::start(&net.r, args);
+        let (passive, evaluator, traced) = match watch {
+            Watch::Plain => (start(&[])?, Some(start(EVALUATOR)?), Some(start(TRACE)?)),
+            Watch::Legacy => (start(&[])?, Some(start(EVALUATOR)?), None),
+            Watch::LegacyTraced => (start(TRACE)?, None, None),
         };
-        let legacy = legacy.then(Legacy::default);
         Ok(Self {
             net,
             sender,
@@ -104,15 +128,12 @@ impl Ground {
             netlink,
             passive,
             evaluator,
-            legacy,
+            traced,
+            watch,
+            legacy: (watch != Watch::Plain).then(Legacy::default),
             sentinels: 0,
             falsify: None,
         })
-    }
-
-    /// Whether there are answers of the evaluator.
-    pub fn has_evaluator(&self) -> bool {
-        self.evaluator.is_some()
     }
 
     /// Runs a case; rules that are refused are taken out of it.
@@ -131,18 +152,33 @@ impl Ground {
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);
         outcome.sent = case.packets.len();
+        let tally = match self.watch {
+            Watch::LegacyTraced => Some(Tally::read(&self.net.r)?),
+            _ => None,
+        };
         let trace = &mut self.trace;
         self.sender
             .send(&case.packets, |packet| patched(packet, trace));
-        let (batch, mut passive, evaluator) = self.settle()?;
+        let (batch, mut said) = self.settle()?;
         if let Some(every) = self.falsify {
-            outcome.falsified = falsify(&mut passive, every);
+            outcome.falsified = falsify(&mut said.passive, every);
         }
         outcome.traced = batch.messages;
+        outcome.drops = batch.drops.len();
         let after = read_ruleset(&mut self.netlink)?;
         check_counters(&before, &after, &batch.drops)?;
-        outcome.passive = compare(&batch.drops, &passive, &rules);
-        outcome.evaluator = evaluator.map(|events| compare(&batch.drops, &events, &rules));
+        if let (Some(tally), Some(legacy)) = (tally, &self.legacy) {
+            let (named, others): (Vec<_>, Vec<_>) =
+                said.passive.into_iter().partition(tally::is_named);
+            outcome.answers = compare(&batch.drops, &others, &rules);
+            let after = Tally::read(&self.net.r)?;
+            outcome.answers.extend(after.grade(&tally, legacy, &named));
+            return Ok(outcome);
+        }
+        for events in [Some(said.passive), said.evaluator, said.traced] {
+            let answers = events.map(|events| compare(&batch.drops, &events, &rules));
+            outcome.answers.extend(answers.unwrap_or_default());
+        }
         Ok(outcome)
     }
 
@@ -179,19 +215,25 @@ impl Ground {
         Ok(())
     }
 
-    /// Waits until all that was sent has come to an end: the kernel's word, fwtrace's, and its
-    /// evaluator's.
-    fn settle(&mut self) -> Result<(Batch, Vec<DropEvent>, Option<Vec<DropEvent>>)> {
+    /// Waits until all that was sent has come to an end: the kernel's word, and fwtrace's.
+    fn settle(&mut self) -> Result<(Batch, Said)> {
         let number = self.sentinel();
         let empty = Legacy::default();
         let legacy = self.legacy.as_ref().unwrap_or(&empty);
         let batch = self.trace.read(|key| is_sentinel(key, number), legacy)?;
-        let passive = events(&mut self.passive, number)?;
-        let evaluator = self
-            .evaluator
-            .as_mut()
-            .map(|run| events(run, number).context("the evaluator's run"));
-        Ok((batch, passive, evaluator.transpose()?))
+        let said = |run: &mut Fwtrace, what| events(run, number).context(what);
+        let said = Said {
+            passive: said(&mut self.passive, "fwtrace")?,
+            evaluator: match &mut self.evaluator {
+                Some(run) => Some(said(run, "fwtrace's evaluator")?),
+                None => None,
+            },
+            traced: match &mut self.traced {
+                Some(run) => Some(said(run, "fwtrace --trace")?),
+                None => None,
+            },
+        };
+        Ok((batch, said))
     }
 
     /// Loads a ruleset, without the lines that are refused; how many that were.
@@ -234,9 +276,8 @@ impl Ground {
     fn prime(&mut self) -> Result<usize> {
         for count in 1..=PRIMES {
             self.probe(xt_rules::PRIMER, 7);
-            let (_, events, _) = self.settle()?;
-            let named = |e: &DropEvent| e.evidence.source == EvidenceSource::KernelCounters;
-            if events.iter().any(named) {
+            let (_, said) = self.settle()?;
+            if said.passive.iter().any(tally::is_named) {
                 return Ok(count);
             }
             std::thread::sleep(PAUSE);
@@ -265,7 +306,10 @@ impl Ground {
     /// # Errors
     /// One did not end well.
     pub fn end(self) -> Result<()> {
-        for run in [Some(self.passive), self.evaluator].into_iter().flatten() {
+        for run in [Some(self.passive), self.evaluator, self.traced]
+            .into_iter()
+            .flatten()
+        {
             let end = run.interrupt()?;
             ensure!(
                 end.status.success(),

@@ -7,6 +7,7 @@
 //! | [`case`] | a case as it is kept and run again |
 //! | [`ground`] | the namespaces a case is run in, with fwtrace watching |
 //! | [`truth`] | the kernel's own word: nftrace and legacy TRACE lines |
+//! | [`tally`] | its word where TRACE lines go to fwtrace: counters |
 //! | [`compare`] | its word against fwtrace's |
 //! | [`report`] | the table, and the cases that are kept |
 
@@ -24,6 +25,7 @@ pub mod packet;
 pub mod random;
 pub mod report;
 pub mod send;
+pub mod tally;
 pub mod truth;
 pub mod xt_match;
 pub mod xt_rules;
@@ -34,7 +36,7 @@ use anyhow::Result;
 
 use crate::oracle::case::Case;
 use crate::oracle::generate::Kind;
-use crate::oracle::ground::Ground;
+use crate::oracle::ground::{Ground, Watch};
 use crate::oracle::random::Random;
 use crate::oracle::report::Report;
 
@@ -63,29 +65,29 @@ pub struct Options {
 struct Grounds {
     plain: Option<Ground>,
     legacy: Option<Ground>,
+    traced: Option<Ground>,
 }
 
 impl Grounds {
-    fn get(&mut self, legacy: bool) -> Result<&mut Ground> {
-        let ground = if legacy {
-            &mut self.legacy
-        } else {
-            &mut self.plain
-        };
-        match ground {
-            Some(ground) => Ok(ground),
-            None => Ok(ground.insert(Ground::new(legacy)?)),
+    fn place(&mut self, watch: Watch) -> &mut Option<Ground> {
+        match watch {
+            Watch::Plain => &mut self.plain,
+            Watch::Legacy => &mut self.legacy,
+            Watch::LegacyTraced => &mut self.traced,
         }
     }
 
-    /// Ends one and makes a new one when it is needed.
-    fn discard(&mut self, legacy: bool) {
-        let ground = if legacy {
-            &mut self.legacy
-        } else {
-            &mut self.plain
-        };
-        if let Some(ground) = ground.take() {
+    fn get(&mut self, watch: Watch) -> Result<&mut Ground> {
+        let ground = self.place(watch);
+        match ground {
+            Some(ground) => Ok(ground),
+            None => Ok(ground.insert(Ground::new(watch)?)),
+        }
+    }
+
+    /// Ends one; a new one is made when it is needed.
+    fn discard(&mut self, watch: Watch) {
+        if let Some(ground) = self.place(watch).take() {
             // It has failed already.
             let _ = ground.end();
         }
@@ -115,7 +117,10 @@ pub fn run(options: &Options) -> Result<Report> {
             judge(options, &mut grounds, &mut case, &mut report)?;
         }
     }
-    for ground in [grounds.plain, grounds.legacy].into_iter().flatten() {
+    for ground in [grounds.plain, grounds.legacy, grounds.traced]
+        .into_iter()
+        .flatten()
+    {
         ground.end()?;
     }
     Ok(report)
@@ -128,14 +133,21 @@ fn judge(
     case: &mut Case,
     report: &mut Report,
 ) -> Result<()> {
-    let ground = grounds.get(case.has_legacy())?;
+    let watch = match (case.has_legacy(), case.traced) {
+        (false, _) => Watch::Plain,
+        (true, false) => Watch::Legacy,
+        (true, true) => Watch::LegacyTraced,
+    };
+    let ground = grounds.get(watch)?;
     ground.falsify = options.falsify;
     match ground.run(case) {
         Ok(outcome) => {
             report.add(case, &outcome);
-            if report::is_bad(case, &outcome) {
+            if report::is_kept(case, &outcome) {
                 let path = report::keep(&options.cases, case, &outcome)?;
-                crate::report(&format!("oracle: wrong: {}", path.display()));
+                if report::is_bad(case, &outcome) {
+                    crate::report(&format!("oracle: wrong: {}", path.display()));
+                }
             }
         }
         Err(error) => {
@@ -147,7 +159,7 @@ fn judge(
                 path.display()
             ));
             // What is left of it must not be taken for the next case's.
-            grounds.discard(case.has_legacy());
+            grounds.discard(watch);
         }
     }
     Ok(())

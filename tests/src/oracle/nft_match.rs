@@ -18,6 +18,8 @@ pub struct Flavour {
     pub l4: Option<u8>,
     /// Whether conntrack can be matched: not on a device.
     pub ct: bool,
+    /// Whether state that nobody outside knows may be matched.
+    pub state: bool,
 }
 
 /// A match.
@@ -58,7 +60,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             (if flavour.ct { 14 } else { 0 }, 3),
             (5, 4),
             (7, 5),
-            (3, 6),
+            (if flavour.state { 6 } else { 0 }, 6),
         ]);
         let found = match kind {
             0 => flavour.v6.map(|v6| {
@@ -69,7 +71,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
                 }
             }),
             1 => flavour.l4.map(|l4| transport(random, flavour, l4)),
-            2 => Some(meta(random, flavour)),
+            2 => meta(random, flavour),
             3 => Some(conntrack(random, flavour)),
             4 => fib(random, flavour),
             5 => raw(random, flavour),
@@ -372,7 +374,9 @@ fn icmp(random: &mut Random, v6: bool) -> Match {
     }
 }
 
-fn meta(random: &mut Random, flavour: Flavour) -> Match {
+/// Matches on what the kernel knows of the packet. The socket of a packet that leaves may be that of
+/// another process than the one that runs, or none: that counts as state.
+fn meta(random: &mut Random, flavour: Flavour) -> Option<Match> {
     let side = random.pick(&[(Place::A, "r0"), (Place::B, "r1")]);
     let receives = matches!(
         flavour.hook,
@@ -382,7 +386,7 @@ fn meta(random: &mut Random, flavour: Flavour) -> Match {
         flavour.hook,
         Hook::Output | Hook::Forward | Hook::Postrouting
     );
-    match random.below(20) {
+    Some(match random.below(20) {
         0..=2 if receives => {
             let key = random.pick(&["iif", "iifname"]);
             plain(format!("{key} \"{}\"", side.1), [Wish::From(side.0)])
@@ -434,7 +438,7 @@ fn meta(random: &mut Random, flavour: Flavour) -> Match {
                 ("gre", 47),
             ]);
             if flavour.l4.is_some() {
-                return plain(format!("meta l4proto {name}"), []);
+                return Some(plain(format!("meta l4proto {name}"), []));
             }
             plain(format!("meta l4proto {name}"), [Wish::Proto(number)])
         }
@@ -446,22 +450,18 @@ fn meta(random: &mut Random, flavour: Flavour) -> Match {
             let (name, v6) = random.pick(&[("ip", false), ("ip6", true)]);
             plain(format!("meta protocol {name}"), [Wish::V6(v6)])
         }
-        15 if flavour.hook == Hook::Output => plain(
-            format!(
-                "meta skuid {}",
-                random.pick(&["0", "!= 0", "< 1000", "1000"])
-            ),
-            [],
-        ),
+        15 if flavour.hook == Hook::Output => {
+            stateful(random.pick(&["meta skuid 0", "meta skuid != 0", "meta skuid < 1000"]))
+        }
         16 if flavour.hook == Hook::Output => {
-            plain(format!("meta skgid {}", random.pick(&["0", "!= 0"])), [])
+            stateful(random.pick(&["meta skgid 0", "meta skgid != 0", "meta cgroup 0"]))
         }
         17 if receives => plain("iiftype ether", []),
         18 if flavour.l4 == Some(proto::TCP) || flavour.l4 == Some(proto::UDP) => {
             ports(random, "th")
         }
-        _ => plain("meta cgroup 0", []),
-    }
+        _ => return None,
+    })
 }
 
 fn conntrack(random: &mut Random, flavour: Flavour) -> Match {

@@ -15,8 +15,20 @@ pub struct Generated {
     pub text: String,
     /// Its rules.
     pub aims: Vec<Aim>,
-    /// Whether a rule depends on state.
+    /// Whether a rule depends on state, or changes what a later one matches: after that, what the
+    /// packet was before cannot always be told.
     pub stateful: bool,
+}
+
+/// What the rulesets of a case may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Match conntrack.
+    pub conntrack: bool,
+    /// Match state that nobody outside knows.
+    pub state: bool,
+    /// Change packets and marks.
+    pub writes: bool,
 }
 
 /// A table under construction.
@@ -31,12 +43,11 @@ struct Table<'a> {
     aims: Vec<Aim>,
     stateful: bool,
     count: usize,
-    /// Whether conntrack can be matched.
-    ct: bool,
+    scope: Scope,
 }
 
-/// Tables named `t0`, `t1`, ...; `ct` says whether rules may make conntrack track.
-pub fn ruleset(random: &mut Random, ct: bool) -> Generated {
+/// Tables named `t0`, `t1`, ...
+pub fn ruleset(random: &mut Random, scope: Scope) -> Generated {
     let mut all = Generated::default();
     for number in 0..random.weighted(&[(4, 1), (4, 2), (2, 3)]) {
         let family = random.weighted(&[(50, "inet"), (22, "ip"), (15, "ip6"), (8, "netdev")]);
@@ -50,7 +61,10 @@ pub fn ruleset(random: &mut Random, ct: bool) -> Generated {
             aims: Vec::new(),
             stateful: false,
             count: 0,
-            ct: ct && family != "netdev",
+            scope: Scope {
+                conntrack: scope.conntrack && family != "netdev",
+                ..scope
+            },
         };
         table.fill();
         // Writing to a string does not fail.
@@ -109,7 +123,7 @@ impl Table<'_> {
                 wishes: Vec::new(),
             });
         }
-        if self.family == "inet" && self.ct && self.random.percent(12) {
+        if self.family == "inet" && self.scope.conntrack && self.random.percent(12) {
             self.nat();
         }
     }
@@ -169,7 +183,8 @@ impl Table<'_> {
             hook,
             v6,
             l4: if wished.is_some() { wished } else { l4 },
-            ct: self.ct,
+            ct: self.scope.conntrack,
+            state: self.scope.state,
         }
     }
 
@@ -219,15 +234,22 @@ impl Table<'_> {
         if !self.random.percent(22) {
             return None;
         }
+        let kind = self.random.below(10);
+        if kind < 8 && kind != 4 {
+            if !self.scope.writes {
+                return None;
+            }
+            self.stateful = true;
+        }
         let prerouting = flavour.hook == Hook::Prerouting || flavour.hook == Hook::Output;
-        Some(match self.random.below(10) {
+        Some(match kind {
             0 | 1 => format!(
                 "meta mark set {}",
                 self.random
                     .pick(&["1", "2", "0x10", "meta mark | 0x2", "meta mark ^ 0x3"])
             ),
             2 => nft_set::mark_map(self.random, flavour, &self.name, &mut self.sets).text,
-            3 if self.ct => format!(
+            3 if self.scope.conntrack => format!(
                 "ct mark set {}",
                 self.random.pick(&["0x10", "0x20", "meta mark"])
             ),
@@ -236,8 +258,8 @@ impl Table<'_> {
                 format!("ip dscp set {}", self.random.pick(&["ef", "cs1"]))
             }
             6 if flavour.v6 == Some(true) => "ip6 hoplimit set 33".into(),
-            7 if self.ct && prerouting => "notrack".into(),
-            8 => {
+            7 if self.scope.conntrack && prerouting => "notrack".into(),
+            8 if self.scope.state => {
                 let found = nft_set::dynamic(self.random, flavour, &self.name, &mut self.sets)?;
                 self.stateful |= found.stateful;
                 found.text

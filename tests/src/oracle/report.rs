@@ -12,6 +12,9 @@ use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
 use crate::oracle::ground::Outcome;
 
+/// An IP packet up to this long is captured whole, with any link header.
+const CAPTURED: u32 = 100;
+
 /// How often each grade was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -70,8 +73,8 @@ impl Report {
         self.traced += outcome.traced;
         self.refused += outcome.refused;
         self.falsified += outcome.falsified;
-        self.drops += outcome.passive.iter().filter(|a| a.truth.is_some()).count();
-        for answer in answers(outcome) {
+        self.drops += outcome.drops;
+        for answer in &outcome.answers {
             let source = answer.source.map_or("none", |s| s.as_str());
             let row = self
                 .rows
@@ -118,26 +121,31 @@ impl Report {
     }
 }
 
-fn answers(outcome: &Outcome) -> impl Iterator<Item = &Answer> {
-    outcome
-        .passive
-        .iter()
-        .chain(outcome.evaluator.iter().flatten())
+/// Whether something in it must be looked at: what is wrong, and what the evaluator cannot tell.
+pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
+    outcome.answers.iter().any(|a| is_kept_answer(case, a))
 }
 
-/// Whether something in it must be looked at.
+fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
+    answer.grade == Grade::Unknown || is_bad_answer(case, answer)
+}
+
+/// Whether something in it is wrong.
 pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
-    answers(outcome).any(|a| is_bad_answer(case, a))
+    outcome.answers.iter().any(|a| is_bad_answer(case, a))
 }
 
 fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
     answer.grade == Grade::Wrong || is_unfounded(case, answer)
 }
 
-/// What is computed can be ambiguous only where state decides.
+/// What is computed can be ambiguous only where state decides, or bytes that were not captured.
 fn is_unfounded(case: &Case, answer: &Answer) -> bool {
     let computed = answer.source == Some(EvidenceSource::Evaluator);
-    answer.grade == Grade::Ambiguous && computed && !case.stateful
+    let searched = case.steps.iter().any(|s| s.text.contains("-m string"));
+    let length = answer.event.as_ref().and_then(|e| e.packet.len);
+    let cut = searched && length.is_none_or(|length| length > CAPTURED);
+    answer.grade == Grade::Ambiguous && computed && !case.stateful && !cut
 }
 
 /// Writes a case with what is wrong in it; the file.
@@ -145,25 +153,17 @@ fn is_unfounded(case: &Case, answer: &Answer) -> bool {
 /// # Errors
 /// It cannot be written.
 pub fn keep(dir: &Path, case: &Case, outcome: &Outcome) -> Result<PathBuf> {
-    let findings = |answers: &[Answer]| -> Value {
-        let bad = answers.iter().filter(|a| is_bad_answer(case, a));
-        bad.map(|a| {
-            json!({
-                "grade": format!("{:?}", a.grade),
-                "why": a.why,
-                "truth": a.truth.as_ref().map(|t| format!("{t:?}")),
-                "event": a.event,
-            })
+    let kept = outcome.answers.iter().filter(|a| is_kept_answer(case, a));
+    let findings = kept.map(|a| {
+        json!({
+            "grade": format!("{:?}", a.grade),
+            "why": a.why,
+            "truth": a.truth.as_ref().map(|t| format!("{t:?}")),
+            "event": a.event,
         })
-        .collect()
-    };
+    });
     let mut json = case.to_json();
-    json["passive"] = findings(&outcome.passive);
-    json["evaluator"] = outcome
-        .evaluator
-        .as_deref()
-        .map(findings)
-        .unwrap_or_default();
+    json["findings"] = findings.collect();
     write(dir, case, &json)
 }
 

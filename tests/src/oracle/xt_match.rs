@@ -17,6 +17,8 @@ pub struct Flavour {
     pub l4: Option<u8>,
     /// Whether conntrack can be matched: not in the raw table.
     pub ct: bool,
+    /// Whether state that nobody outside knows may be matched.
+    pub state: bool,
 }
 
 /// `-p`, as it must stand first.
@@ -48,7 +50,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             (if flavour.ct { 14 } else { 0 }, 3),
             (18, 4),
             (5, 5),
-            (3, 6),
+            (if flavour.state { 6 } else { 0 }, 6),
         ]);
         let found = match kind {
             0 => Some(address(random, flavour)),
@@ -351,22 +353,24 @@ fn header(random: &mut Random, flavour: Flavour) -> Option<Match> {
             format!("-m mac {not}--mac-source 02:00:00:00:0a:00"),
             [Wish::From(Place::A)],
         ),
-        11 if flavour.hook == Hook::Output => plain(
-            format!(
-                "-m owner {not}--uid-owner {}",
-                random.pick(&["0", "1000", "0-500"])
-            ),
-            [],
-        ),
-        12 if flavour.hook == Hook::Output => plain(format!("-m owner {not}--gid-owner 0"), []),
+        // The socket may be that of another process than the one that runs, or none: state.
+        11 if flavour.hook == Hook::Output => {
+            let key = random.pick(&[
+                "uid-owner 0",
+                "uid-owner 1000",
+                "uid-owner 0-500",
+                "gid-owner 0",
+            ]);
+            stateful(&format!("-m owner {not}--{key}"))
+        }
         13 if v6 => random
             .pick(&[0, 1])
             .eq(&0)
-            .then(|| plain("-m ipv6header --header dst --soft", [exts(60)]))?,
+            .then(|| opaque("-m ipv6header --header dst --soft", exts(60)))?,
         13 => plain(format!("{not}-f"), [Wish::Fragment(3, false)]),
-        14 if v6 => plain("-m frag --fragmore", [Wish::Fragment(0, true)]),
+        14 if v6 => opaque("-m frag --fragmore", Wish::Fragment(0, true)),
         14 => plain("-m u32 --u32 \"6&0xFF=0x11\"", [Wish::Proto(proto::UDP)]),
-        15 if v6 => plain("-m hbh", [exts(0)]),
+        15 if v6 => opaque("-m hbh", exts(0)),
         15 => plain(
             format!(
                 "-m u32 {not}--u32 \"0>>22&0x3C@0&0xFFFF={:#x}\"",
@@ -417,6 +421,17 @@ fn state(random: &mut Random) -> Match {
         "-m connlimit --connlimit-above 2",
         "-m time --timestart 00:00 --timestop 12:00",
     ]);
+    stateful(text)
+}
+
+/// An extension that nobody evaluates: answers may be ambiguous.
+fn opaque(text: &str, wish: Wish) -> Match {
+    let mut found = stateful(text);
+    found.wishes.push(wish);
+    found
+}
+
+fn stateful(text: &str) -> Match {
     let mut found = plain(text, []);
     found.stateful = true;
     found

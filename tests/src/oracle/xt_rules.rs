@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::oracle::aim::{Aim, Hook, Wish};
-use crate::oracle::nft_rules::Generated;
+use crate::oracle::nft_rules::{Generated, Scope};
 use crate::oracle::packet::proto;
 use crate::oracle::random::Random;
 use crate::oracle::xt_match::{self, Flavour};
@@ -67,6 +67,7 @@ struct Table<'a> {
     aims: Vec<Aim>,
     stateful: bool,
     count: usize,
+    scope: Scope,
 }
 
 /// Drops what has the source of [`PRIMER`], before everything else.
@@ -76,7 +77,7 @@ pub const PRIMER: &str = "10.1.0.8";
 
 /// All tables of a family; those that are not used are empty. With `primed`, packets from
 /// [`PRIMER`] are dropped first thing.
-pub fn ruleset(random: &mut Random, v6: bool, primed: bool) -> Generated {
+pub fn ruleset(random: &mut Random, v6: bool, scope: Scope, primed: bool) -> Generated {
     let mut all = Generated::default();
     for (name, hooks) in TABLES {
         let primer = if primed && name == "raw" { PRIMING } else { "" };
@@ -96,6 +97,7 @@ pub fn ruleset(random: &mut Random, v6: bool, primed: bool) -> Generated {
             aims: Vec::new(),
             stateful: false,
             count: 0,
+            scope,
         };
         for &(chain, hook) in hooks {
             table.base(chain, hook);
@@ -172,6 +174,7 @@ impl Table<'_> {
             v6: self.v6,
             l4,
             ct: self.name != "raw",
+            state: self.scope.state,
         };
         let mut wishes = outer.to_vec();
         let mut parts: Vec<String> = Vec::new();
@@ -215,7 +218,14 @@ impl Table<'_> {
     fn target(&mut self, flavour: Flavour, wishes: &[Wish], depth: usize) -> String {
         let hook = flavour.hook;
         let rejects = self.name == "filter";
-        match self.random.below(100) {
+        let kind = self.random.below(100);
+        if (89..97).contains(&kind) {
+            if !self.scope.writes {
+                return String::new();
+            }
+            self.stateful = true;
+        }
+        match kind {
             0..44 => "-j DROP".into(),
             44..57 if rejects => self.reject(flavour),
             57..67 => "-j ACCEPT".into(),

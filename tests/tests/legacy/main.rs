@@ -16,7 +16,6 @@ use fwtrace::{
     xtables::{
         Family,
         legacy::{Drops, Jump, Table, read::Reader},
-        targets::Target,
     },
 };
 

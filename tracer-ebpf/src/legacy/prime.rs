@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use fwtrace_abi::{
-    BLOCK, Count, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, FIND_STRANGE, PRIME_BUSY,
+    Count, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, FIND_STRANGE, PRIME_BUSY,
     PRIME_FAULT, PRIME_OK, PRIME_REPLACED, RECENT, Search, TABLE_BLOCKS, TABLE_NAME, TERMINALS,
     TerminalRef,
 };
@@ -182,26 +182,37 @@ pub fn legacy_prime(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn prime(id: u32) -> Option<u32> {
     let (search, work) = (search()?, work()?);
-    // SAFETY: fields of map values that drops on this CPU change, which may come in between.
+    // Drops on this CPU, which may come in between, change what is read here.
+    let first = state(search.first)?;
+    // SAFETY: fields of map values.
     unsafe {
         if core::ptr::read_volatile(&raw const work.busy) != 0 {
             return Some(PRIME_BUSY);
         }
-        let first = state(search.first)?;
         core::ptr::write_volatile(&raw mut first.id, 0);
         core::ptr::write_volatile(&raw mut first.dirty, 0);
-        first.recent = [0; RECENT];
-        work.primed = 0;
+    }
+    first.recent = [0; RECENT];
+    first.epoch = work.epoch;
+    if work.offset == 0 {
+        // What has been dropped before this, nobody had to look at.
+        // SAFETY: as above.
+        work.observed = unsafe { core::ptr::read_volatile(&raw const work.anchored) };
         work.offset = per_cpu_offset(work)?;
-        black_box(&mut *work);
-        bpf_loop(search.blocks, block as *mut c_void, null_mut(), 0);
-        black_box(&mut *work);
-        if work.primed != search.blocks {
-            return Some(PRIME_FAULT);
-        }
-        if u64_at(search.table, offset!(xt_private)) != search.private {
-            return Some(PRIME_REPLACED);
-        }
+    }
+    work.primed = 0;
+    black_box(&mut *work);
+    // SAFETY: a valid callback, which uses no context.
+    unsafe { bpf_loop(search.blocks, block as *mut c_void, null_mut(), 0) };
+    black_box(&mut *work);
+    if work.primed != search.blocks {
+        return Some(PRIME_FAULT);
+    }
+    if u64_at(search.table, offset!(xt_private)) != search.private {
+        return Some(PRIME_REPLACED);
+    }
+    // SAFETY: as above.
+    unsafe {
         core::ptr::write_volatile(&raw mut first.id, id);
         if core::ptr::read_volatile(&raw const first.dirty) != 0 {
             core::ptr::write_volatile(&raw mut first.id, 0);

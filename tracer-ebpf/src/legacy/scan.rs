@@ -2,17 +2,16 @@
 
 use core::{ffi::c_void, hint::black_box};
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use fwtrace_abi::{
-    BLOCK, Block, Count, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL_HOOKS, RECENT,
-    TABLE_BLOCKS, TABLES,
+    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL,
+    RECENT, TABLE_BLOCKS, TABLES,
 };
 
-use super::{LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, State, Work, each, moved, work};
+use super::{
+    LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, State, Work, each, is_settled, moved, work,
+};
 use crate::kernel::{copy, copy_words, offset, u64_at};
 
-/// Counters that are compared in one go.
-const GROUP: usize = 32;
 const GROUPS: u32 = (BLOCK / GROUP) as u32;
 
 /// This CPU's state of the table whose first block is `first`.
@@ -57,6 +56,7 @@ fn choose(work: &mut Work, index: u32) -> bool {
         work.evidence.flags |= LEGACY_REPLACED;
         return false;
     }
+    work.behind = (state.epoch != work.epoch) as u32;
     true
 }
 
@@ -64,7 +64,7 @@ fn choose(work: &mut Work, index: u32) -> bool {
 /// settles it without a look at the others where no other packet can be under way.
 pub extern "C" fn recent(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
-    if !choose(work, index) {
+    if !choose(work, index) || work.behind != 0 {
         return 0;
     }
     each(work, RECENT as u32, way);
@@ -107,12 +107,8 @@ extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
     {
         return 0;
     }
-    if hooks & LOCAL_HOOKS != 0 {
-        // SAFETY: a helper without arguments.
-        let time = unsafe { bpf_ktime_get_ns() };
-        if work.process == 0 || time < work.unsettled {
-            return 1;
-        }
+    if !is_settled(work, hooks) {
+        return 1;
     }
     old.packets = now.packets;
     old.bytes = now.bytes;
@@ -129,38 +125,53 @@ pub extern "C" fn table(index: u32, _: *mut c_void) -> i64 {
         if blocks <= TABLE_BLOCKS {
             each(work, blocks * GROUPS, group);
         }
+        if work.behind != 0 {
+            work.missed = 1;
+            if let Some(state) = state(work.table.first) {
+                state.epoch = work.epoch;
+            }
+        }
     }
-    0
+    (work.evidence.kind == LEGACY_EXACT) as i64
 }
 
-/// Compares a group of counters; the first one of a block has the block read.
+/// Compares a group of counters.
 extern "C" fn group(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
     let number = work.table.first + index / GROUPS;
-    let first = black_box(index % GROUPS * GROUP as u32) as usize & (BLOCK - GROUP);
-    let (Some(block), Some(image)) = (block(number), image(number)) else {
-        return 1;
+    let Some(block) = block(number) else { return 1 };
+    // Of a table that is behind all counters are brought up to date.
+    let hook = if work.behind != 0 {
+        ANY_HOOK
+    } else {
+        black_box(work.hook) as usize & 7
     };
-    if first == 0
-        && !copy(
-            (&raw mut work.now).cast(),
-            size_of::<[Count; BLOCK]>() as u32,
-            block.base.wrapping_add(work.offset),
-        )
-    {
+    if block.groups[hook] >> (index % GROUPS) & 1 == 0 {
+        return 0;
+    }
+    let first = black_box(index % GROUPS * GROUP as u32) as usize & (BLOCK - GROUP);
+    let Some(image) = image(number) else { return 1 };
+    let address = block
+        .base
+        .wrapping_add(work.offset)
+        .wrapping_add((first * size_of::<Count>()) as u64);
+    if !copy(
+        (&raw mut work.now).cast(),
+        size_of::<[Count; GROUP]>() as u32,
+        address,
+    ) {
         work.broken = 1;
         return 1;
     }
     let mut different = 0;
     for i in 0..GROUP {
-        different |=
-            (work.now[first + i].packets ^ image[first + i].packets) & block.mask[first + i];
+        different |= (work.now[i].packets ^ image[first + i].packets) & block.mask[first + i];
     }
     if different != 0 {
         work.group = index;
         each(work, GROUP as u32, entry);
     }
-    (work.broken != 0) as i64
+    (work.broken != 0 || work.evidence.kind == LEGACY_EXACT) as i64
 }
 
 /// Looks at one counter of a group in which some have moved.
@@ -173,22 +184,29 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
     let (Some(block), Some(image)) = (block(number), image(number)) else {
         return 1;
     };
-    let (now, old) = (work.now[place], &mut image[place]);
+    let (now, old) = (
+        work.now[black_box(index) as usize & (GROUP - 1)],
+        &mut image[place],
+    );
     let hooks = block.hooks[place];
-    // One that this packet cannot have met is left to the packet that did.
-    if block.mask[place] == 0 || now.packets == old.packets || hooks as u32 & work.hooks == 0 {
+    if block.mask[place] == 0 || now.packets == old.packets {
         return 0;
     }
     if now.packets < old.packets {
         work.broken = 1;
         return 1;
     }
-    if now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length) {
-        work.fitting += 1;
+    // One that this packet cannot have met is left to the packet that did.
+    if hooks as u32 & work.hooks == 0 {
+        if work.behind != 0 {
+            old.packets = now.packets;
+            old.bytes = now.bytes;
+        }
+        return 0;
     }
-    if hooks & LOCAL_HOOKS != 0 {
-        work.local += 1;
-    }
+    let fits = now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length);
+    work.fitting += fits as u32;
+    work.local += (hooks & LOCAL != 0) as u32;
     old.packets = now.packets;
     old.bytes = now.bytes;
     moved(work, block.number * BLOCK as u32 + place as u32);
@@ -196,6 +214,10 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
         let next = black_box(state.next) as usize & (RECENT - 1);
         state.recent[next] = in_table * BLOCK as u32 + place as u32 + 1;
         state.next = next as u32 + 1;
+    }
+    if fits && work.evidence.count == 1 && is_settled(work, hooks) {
+        work.evidence.kind = LEGACY_EXACT;
+        return 1;
     }
     0
 }

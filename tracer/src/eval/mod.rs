@@ -38,3 +38,6 @@ pub mod walk;
 pub mod world;
 mod write;
 pub mod xt;
+
+#[cfg(test)]
+mod tests;

@@ -164,6 +164,8 @@ pub struct Program {
     pub(super) chains: Vec<Chain>,
     pub(super) sets: Vec<Lookup>,
     pub(super) hooks: HashMap<HookKey, Hook>,
+    /// How many rules there are.
+    pub(super) rules: u64,
 }
 
 impl Program {
@@ -181,6 +183,11 @@ impl Program {
             let hook = program.hooks.entry(key).or_default();
             hook.bases.push(registered);
         }
+        program.rules = program
+            .chains
+            .iter()
+            .map(|chain| chain.rules.len() as u64)
+            .sum();
         let mut hooks = std::mem::take(&mut program.hooks);
         for hook in hooks.values_mut() {
             program.order(hook);

@@ -76,6 +76,16 @@ impl Loaded {
     }
 }
 
+/// A field, as far as it was read before.
+pub(super) enum Quick {
+    /// Its first 16 bytes.
+    Bytes(u128),
+    /// It is not there.
+    Break,
+    /// It was not read, or is not known.
+    Other,
+}
+
 /// Where in the hook a chain is, as far as it makes a difference to what it reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Phase {
@@ -133,6 +143,25 @@ impl<'r> Reader<'r> {
     /// The value of a field that has a number: the way for whatever runs once for each rule.
     pub fn value(&mut self, slot: Slot) -> &Value {
         &self.load(slot).value
+    }
+
+    /// A field that was read before, where [`Reader::is_special`] does not say that it may be another by now.
+    #[inline]
+    pub(super) fn quick(&self, slot: Slot) -> Quick {
+        match self.loaded.get(slot.index()) {
+            Some(Some(loaded)) => match loaded.value {
+                Value::Bytes(_) => Quick::Bytes(loaded.wide),
+                Value::Break => Quick::Break,
+                Value::Unknown(_) => Quick::Other,
+            },
+            _ => Quick::Other,
+        }
+    }
+
+    /// Whether fields can be others than the packet itself shows: by what was written, or by where the walk is.
+    #[inline]
+    pub(super) fn is_special(&self) -> bool {
+        self.special
     }
 
     /// The field that has this number.

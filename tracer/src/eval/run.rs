@@ -12,8 +12,8 @@ use super::{
     load::meta_key,
     outcome::{ChainId, Decision, End, Fate, Outcome, RuleId},
     packet::{Moment, Packet},
-    program::{Base, Hook, HookKey, Program},
-    read::{Phase, Reader},
+    program::{Base, Chain, Hook, HookKey, Program},
+    read::{Phase, Quick, Reader},
     steps::{Did, Registers, Way, agrees},
     trail::{Event, Seen, Trail},
     write::{self, Kinds},
@@ -24,8 +24,9 @@ const MAX_DEPTH: usize = 64;
 /// The most ends, and states at one time, that are followed.
 const MAX_ENDS: usize = 64;
 const MAX_STATES: usize = 512;
-/// The most rules of all states together.
-const MAX_RULES: u64 = 1_000_000;
+/// The most rules of all states together: so many, and so many times those that there are. The kernel takes no rulesets with loops.
+const MIN_RULES: u64 = 100_000;
+const MAX_ROUNDS: u64 = 16;
 
 /// A place where a chain goes on: the next rule's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,6 +96,7 @@ pub(super) fn walk(
         visited: HashSet::new(),
         ended: HashMap::new(),
         rules: 0,
+        max_rules: MIN_RULES + MAX_ROUNDS * program.rules,
         states: 0,
         volatile: match packet.moment {
             Moment::Drop => hook.writes,
@@ -146,6 +148,7 @@ struct Walker<'a> {
     visited: HashSet<Visit>,
     ended: HashMap<(Decision, Fate), usize>,
     rules: u64,
+    max_rules: u64,
     states: usize,
     volatile: Kinds,
 }
@@ -188,6 +191,9 @@ impl Walker<'_> {
         };
         reader.set_writes(std::mem::take(&mut state.writes));
         reader.set_open(state.way.open);
+        if !state.entering && !self.is_new(&state, reader) {
+            return;
+        }
         loop {
             next = match next {
                 Next::Base => self.enter(&mut state, reader),
@@ -312,6 +318,11 @@ impl Walker<'_> {
         let program = self.program;
         let mut registers = Registers::new();
         while let Some(chain) = program.chains.get(state.at.chain as usize) {
+            if !state.trail.is_kept() && !reader.is_special() {
+                let skipped = self.skip(reader, chain, state.at.rule);
+                self.rules += u64::from(skipped);
+                state.at.rule += skipped;
+            }
             let index = state.at.rule as usize;
             let Some(code) = chain.rules.get(index) else {
                 match self.leave(state, reader) {
@@ -320,7 +331,7 @@ impl Walker<'_> {
                 }
             };
             self.rules += 1;
-            if self.rules > MAX_RULES {
+            if self.rules > self.max_rules {
                 self.give_up("the packet's way through the chains does not end");
                 return Next::Done;
             }
@@ -337,6 +348,22 @@ impl Walker<'_> {
             }
         }
         Next::Done
+    }
+
+    /// How many rules from this one on miss by a comparison with a field that was read before: most do, and this is the quick way to
+    /// find out.
+    fn skip(&self, reader: &Reader<'_>, chain: &Chain, first: u32) -> u32 {
+        let rules = chain.rules.get(first as usize..).unwrap_or_default();
+        let ends = rules.iter().skip(1).map(|code| code.start);
+        let mut skipped = 0;
+        for (code, end) in rules.iter().zip(ends.chain([chain.end])) {
+            let steps = self.program.ops.get(code.start as usize..end as usize);
+            if self.volatile & code.reads != 0 || !misses(reader, steps.unwrap_or_default()) {
+                break;
+            }
+            skipped += 1;
+        }
+        skipped
     }
 
     /// Before a rule reads what other rules may write later: the packet shows the last value only. Forks into never written, and
@@ -474,12 +501,13 @@ impl Walker<'_> {
         pending: Option<Pending>,
     ) -> Option<Next> {
         let chain = state.at.chain;
+        if let (Ended::Missed, None) = (&ended, &pending) {
+            state.trail.rule(chain, index, || Seen::Missed);
+            return None;
+        }
         let rule = self.program.rule_id(chain, index)?;
         match (ended, pending) {
-            (Ended::Missed, None) => {
-                state.trail.rule(chain, index, || Seen::Missed);
-                None
-            }
+            (Ended::Missed, None) => None,
             (Ended::Missed, Some(pending)) => {
                 // It misses in any case; only what it wrote before that depends on what is not known.
                 if reader.writes().len() > pending.writes {
@@ -680,6 +708,42 @@ impl Walker<'_> {
         }
         Ended::Verdict(Decided::Continue)
     }
+}
+
+/// Whether a comparison with a field that was read before does not hold, with nothing but such comparisons in front of it.
+fn misses(reader: &Reader<'_>, steps: &[Op]) -> bool {
+    for op in steps {
+        let missed = match op {
+            Op::Test {
+                slot,
+                invert,
+                mask,
+                want,
+            } => match reader.quick(*slot) {
+                Quick::Bytes(wide) => ((wide & mask) == *want) == *invert,
+                Quick::Break => true,
+                Quick::Other => return false,
+            },
+            Op::Within {
+                slot,
+                invert,
+                mask,
+                bounds,
+            } => match reader.quick(*slot) {
+                Quick::Bytes(wide) => {
+                    let wide = wide & mask;
+                    (bounds.0 <= wide && wide <= bounds.1) == *invert
+                }
+                Quick::Break => true,
+                Quick::Other => return false,
+            },
+            _ => return false,
+        };
+        if missed {
+            return true;
+        }
+    }
+    false
 }
 
 pub(super) fn phase(base: &Base) -> Phase {

@@ -45,6 +45,11 @@ impl Trail {
         }
     }
 
+    /// Whether it keeps anything.
+    pub(super) fn is_kept(&self) -> bool {
+        self.events.is_some()
+    }
+
     /// What was kept.
     pub(super) fn events(&self) -> &[Event] {
         self.events.as_deref().unwrap_or_default()
