@@ -118,7 +118,8 @@ pub struct DropEvent {
     /// The base chain whose policy it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<PolicyRef>>,
-    /// The rules of this hook that the packet matched before the one that decided, in order.
+    /// The rules of this hook that the packet matched before the one that decided, in order. From a trace: those of earlier hooks
+    /// too, as far as it goes back, and the one that decided last.
     pub path: Option<Arc<[PathStep]>>,
     /// The accepting rule that came nearest to matching, if one was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -560,10 +561,15 @@ pub struct Lost {
     /// When it was noticed.
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
-    /// What lost them: `ring`, ...
+    /// What lost them: `ring`; [`Lost::TRACE`]: not drops, but what the kernel told of them.
     pub source: Arc<str>,
     /// How many since the last report.
     pub count: u64,
+}
+
+impl Lost {
+    /// [`Lost::source`] of messages of the kernel's trace: their drops are shown, without it.
+    pub const TRACE: &str = "trace";
 }
 
 /// A ruleset was replaced or edited.

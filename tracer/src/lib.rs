@@ -17,6 +17,7 @@
 //! | [`xtables`] | legacy tables; matches and targets of both iptables; iptables-save syntax |
 //! | [`eval`] | pure: ruleset + packet -> the walk, the verdict, the nearest miss |
 //! | [`attribute`] | drop record + ruleset -> attributed event |
+//! | [`trace`] | `--trace`: the kernel's own word on a packet's way, joined with its drop |
 //! | [`packet`] | captured bytes -> packet summary |
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
@@ -38,4 +39,5 @@ pub mod output;
 pub mod packet;
 pub mod pipeline;
 pub mod ruleset;
+pub mod trace;
 pub mod xtables;

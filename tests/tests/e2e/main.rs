@@ -21,3 +21,5 @@ mod support;
 mod text;
 mod thrice;
 mod together;
+mod trace;
+mod trace_state;

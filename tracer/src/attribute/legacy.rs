@@ -214,7 +214,7 @@ fn look_up(table: &Table, offset: u32, hook: u8, names: &Names) -> Option<Known>
 }
 
 /// A rule of a legacy table, as events name it.
-pub(super) fn reference(
+pub(crate) fn reference(
     table: &Table,
     chain: &Chain,
     rule: &Rule,
@@ -239,7 +239,7 @@ pub(super) fn reference(
 }
 
 /// A built-in chain of a legacy table whose policy decided.
-pub(super) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
+pub(crate) fn policy_reference(table: &Table, chain: &Chain) -> PolicyRef {
     PolicyRef {
         family: family(table.family),
         table: table.name.as_str().into(),

@@ -101,6 +101,15 @@ impl Attributor {
             .clone()
     }
 
+    /// As [`event`](Self::event), for a drop whose trace says the same as the record or has completed it: that counts whatever evidence
+    /// is to be used otherwise.
+    pub fn traced(&mut self, raw: &RawDrop, time: Timestamp, place: Place<'_>) -> DropEvent {
+        let ladder = std::mem::replace(&mut self.ladder, Ladder::Best);
+        let event = self.event(raw, time, place);
+        self.ladder = ladder;
+        event
+    }
+
     /// The event. `time` is the drop's wall-clock time.
     ///
     /// Blocks for milliseconds when the ruleset has to be read first.
@@ -126,10 +135,9 @@ impl Attributor {
                 opinion = self.evaluator.opinion(record, &packet, &mut place, clues);
             }
         }
-        let (path, nearest_miss, walk) = match opinion {
-            Some(opinion) => finding.consider(opinion),
-            None => (None, None, None),
-        };
+        let way = opinion
+            .map(|opinion| finding.consider(opinion))
+            .unwrap_or_default();
         DropEvent {
             time,
             verdict: if finding.reject {
@@ -160,9 +168,9 @@ impl Attributor {
             packet,
             rule: finding.rule,
             policy: finding.policy,
-            path,
-            nearest_miss,
-            walk,
+            path: way.path,
+            nearest_miss: way.nearest_miss,
+            walk: way.walk,
             evidence: finding.evidence,
             count: 1,
         }

@@ -133,6 +133,10 @@ struct LiveArgs {
 
     #[command(flatten)]
     netns: NetnsArgs,
+    /// Have the kernel tell the way through the rules of up to RATE matching packets a second (0: of all) [default: 20]. Adds a table
+    /// of its own, inet fwtrace, while it runs, and says so
+    #[arg(long, value_name = "RATE", num_args = 0..=1, require_equals = true, default_missing_value = "20")]
+    trace: Option<u32>,
     /// Stop after COUNT drops
     #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -282,6 +286,14 @@ impl LiveArgs {
             reasons: Reasons::new(&self.reason),
         };
         filter.check()?;
+        if self.trace.is_some()
+            && !filter.hooks.is_empty()
+            && filter.hooks.iter().all(|hook| *hook == Hook::Ingress)
+        {
+            return Err(Error::usage(
+                "--trace and --hook ingress contradict each other: packets are traced from prerouting and output on, and ingress comes before; leave one out",
+            ));
+        }
         let output = Options {
             format: if self.json {
                 Format::Json
@@ -306,6 +318,7 @@ impl LiveArgs {
             output,
             ready_file: self.ready_file,
             evidence: self.evidence,
+            trace: self.trace,
         })
     }
 }

@@ -41,6 +41,8 @@ pub struct Live {
     pub ready_file: Option<PathBuf>,
     /// The best evidence to use; only tests ask for less than there is.
     pub evidence: Ladder,
+    /// Have the kernel trace up to so many packets a second, 0: all; `None`: none, and nothing is changed.
+    pub trace: Option<u32>,
 }
 
 /// From which rung of the ladder of evidence on.

@@ -182,6 +182,27 @@ fn stops_and_output() {
 }
 
 #[test]
+fn traces_are_asked_for_and_bounded() {
+    for (line, rate) in [
+        ("", None),
+        ("--trace", Some(20)),
+        ("--trace=5", Some(5)),
+        ("--trace=0 --port 80", Some(0)),
+        ("--trace --hook ingress,input", Some(20)),
+    ] {
+        assert_eq!(live(line).trace, rate, "{line}");
+    }
+    for line in [
+        "--trace 5",
+        "--trace=-1",
+        "--trace=x",
+        "--trace --hook ingress",
+    ] {
+        refused(line);
+    }
+}
+
+#[test]
 fn durations() {
     for (text, milliseconds) in [
         ("30", 30_000),

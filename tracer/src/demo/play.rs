@@ -160,6 +160,7 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
         },
         ready_file: None,
         evidence: Ladder::Best,
+        trace: None,
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Packet<'a> {
     pub gid: Option<u32>,
     /// Number in the group, from 0, if asked for: a gap is a loss.
     pub seq: Option<u32>,
-    /// Number in the network namespace, from 0, if asked for.
+    /// Number in the network namespace, from 1, if asked for.
     pub seq_global: Option<u32>,
     /// Type of the interface, `ARPHRD_*`.
     pub hw_type: Option<u16>,

@@ -1,6 +1,7 @@
 //! nf_tables batches: create tables, chains, rules and sets.
 //!
-//! For network namespaces of fwtrace's own (self-calibration, `fwtrace demo`, tests); nothing here ever runs in a namespace of the user's.
+//! For network namespaces of fwtrace's own (self-calibration, `fwtrace demo`, tests), and for the table that `--trace` adds to those that
+//! it watches, which is owned by its socket and goes with it; nothing else of this ever runs in a namespace of the user's.
 //!
 //! A batch is one datagram: `NFNL_MSG_BATCH_BEGIN`, the commands, `NFNL_MSG_BATCH_END` (net/netfilter/nfnetlink.c, v6.18); the kernel
 //! applies all of it or nothing. [`Rule`] builds the bytecode that nft 1.0.6 compiles for the same rule, so that `nft list ruleset` shows
@@ -30,7 +31,7 @@ use super::{
     attr::{AttrError, Attrs, Writer},
     socket::{Protocol, Socket, SocketError, acknowledgement, flags, message},
 };
-use crate::ruleset::model::{Family, Verdict};
+use crate::ruleset::model::{Family, Table, Verdict};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -216,6 +217,17 @@ impl Batch {
         let table = self.table.clone();
         self.command(NFT_MSG_NEWTABLE, flags::CREATE, "add table", &table, |w| {
             w.str(1, &table).be32(2, 0);
+        });
+        self
+    }
+
+    /// `add table` with `flags owner`: it belongs to the socket that the batch is committed on and goes with it, and `flush ruleset` of
+    /// others leaves it alone. Refused if there is one of its name; since Linux 5.12.
+    pub fn add_owned_table(&mut self) -> &mut Self {
+        let table = self.table.clone();
+        let flags = flags::CREATE | flags::EXCL;
+        self.command(NFT_MSG_NEWTABLE, flags, "add table", &table, |w| {
+            w.str(1, &table).be32(2, Table::OWNER);
         });
         self
     }

@@ -166,6 +166,11 @@ impl<W: Write, T: Write> Sink<W, T> {
             Event::Error(error) => return writeln!(self.talk, "fwtrace: {}", error.message),
             _ if self.quiet => {}
             Event::Drop(_) => {}
+            Event::Lost(lost) if &*lost.source == Lost::TRACE => writeln!(
+                self.talk,
+                "fwtrace: {} messages of the kernel's trace were lost; their drops are shown without it",
+                lost.count
+            )?,
             Event::Lost(Lost { source, count, .. }) => {
                 writeln!(self.talk, "fwtrace: {count} drops lost: {source}")?;
             }

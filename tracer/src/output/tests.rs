@@ -333,6 +333,23 @@ fn other_drops_by_the_firewall_are_called_that() {
 }
 
 #[test]
+fn lost_traces_are_no_lost_drops() {
+    let lost = Event::Lost(Lost {
+        time: drop_event().time,
+        source: Lost::TRACE.into(),
+        count: 7,
+    });
+    let (out, talk) = shown(&options(), false, &[lost]);
+    assert_eq!(
+        (out.as_str(), talk.as_str()),
+        (
+            "",
+            "fwtrace: 7 messages of the kernel's trace were lost; their drops are shown without it\n"
+        )
+    );
+}
+
+#[test]
 fn json_has_everything_on_stdout() {
     let time = drop_event().time;
     let events = [

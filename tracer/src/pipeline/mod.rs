@@ -3,11 +3,13 @@
 //! ```text
 //! ring thread --batches--> Run::batch -> Attributor -> Filter::shows -> Sink
 //! netlink tasks (one per namespace) keep Namespaces' rulesets current
+//! with --trace: the kernel's traces -> Tracing, which joins them with the drops of a batch before they are attributed
 //! ```
 
 mod legacy;
 mod namespaces;
 mod start;
+mod trace;
 
 use std::{cell::RefCell, fs::File, io, path::Path, rc::Rc, time::Duration};
 
@@ -24,6 +26,7 @@ pub use self::start::{Kernel, StartError, kernel};
 use self::{
     namespaces::Namespaces,
     start::{Started, Tracer},
+    trace::Tracing,
 };
 use crate::{
     attribute::Attributor,
@@ -31,6 +34,7 @@ use crate::{
     cli::{Live, Watch},
     event::{DropEvent, Event, Lost, Summary},
     output::{Sink, Tally},
+    trace::{join::Found, tell::Told},
 };
 
 /// How often losses, replaced legacy tables and vanished namespaces are looked for.
@@ -108,6 +112,7 @@ async fn live(
         mut tracer,
         attributor,
         mut batches,
+        tracing,
         notes,
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
@@ -116,6 +121,7 @@ async fn live(
         tally: Tally::default(),
         attributor,
         namespaces,
+        tracing,
         filter: plan.filter,
         left: plan.count,
         hidden: 0,
@@ -211,6 +217,8 @@ struct Run<'a> {
     tally: Tally,
     attributor: Attributor,
     namespaces: Rc<RefCell<Namespaces>>,
+    /// With `--trace`.
+    tracing: Option<Rc<RefCell<Tracing>>>,
     filter: crate::cli::Filter,
     /// Events that may still be shown.
     left: Option<u64>,
@@ -226,7 +234,12 @@ impl Run<'_> {
     /// Attributes and shows a batch; `last`: none is waiting behind it.
     fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
         let since_boot = boot_offset();
-        for raw in batch {
+        let traces = match &self.tracing {
+            Some(tracing) => tracing.borrow_mut().join(batch),
+            None => Vec::new(),
+        };
+        let traces = traces.into_iter().chain(std::iter::repeat_with(|| None));
+        for (raw, trace) in batch.iter().zip(traces) {
             if self.left == Some(0) {
                 self.hidden += 1;
                 continue;
@@ -235,7 +248,7 @@ impl Run<'_> {
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
-            let event = self.attribute(raw, time);
+            let event = self.attribute(raw, time, trace);
             if !self.filter.shows(&event) {
                 self.hidden += 1;
                 continue;
@@ -250,11 +263,27 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn attribute(&mut self, raw: &RawDrop, time: Timestamp) -> DropEvent {
+    fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Found>) -> DropEvent {
         let inode = raw.record.netns;
         let mut namespaces = self.namespaces.borrow_mut();
-        namespaces.meet(inode);
-        namespaces.with(inode, |place| self.attributor.event(raw, time, place))
+        if let (Some(netns), Some(tracing)) = (namespaces.meet(inode), &self.tracing)
+            && let Err(error) = tracing.borrow_mut().add(&netns)
+        {
+            self.sink
+                .say(&format!("network namespace {netns}: {error}"));
+        }
+        namespaces.with(inode, |mut place| {
+            let Some(trace) = trace else {
+                return self.attributor.event(raw, time, place);
+            };
+            let mut raw = raw.clone();
+            let told = Told::new(&trace, &mut raw.record, &mut place);
+            let mut event = self.attributor.traced(&raw, time, place);
+            if let Some(told) = told {
+                told.tell(&mut event);
+            }
+            event
+        })
     }
 
     /// Takes in legacy tables that are new or have been replaced.
@@ -271,6 +300,9 @@ impl Run<'_> {
         let mut names = Vec::new();
         for netns in gone {
             tracer.unwatch(netns.inode)?;
+            if let Some(tracing) = &self.tracing {
+                tracing.borrow_mut().remove(netns.inode);
+            }
             names.push(match netns.name {
                 Some(name) => name.to_string(),
                 None => netns.inode.to_string(),
@@ -312,7 +344,24 @@ impl Run<'_> {
                 count,
             }))?;
         }
+        self.report_lost_traces()?;
         self.sink.flush().map_err(io_error("stdout"))
+    }
+
+    /// Tells of traces that were lost since the last time. Their drops are shown all the same.
+    fn report_lost_traces(&mut self) -> Result<(), RunError> {
+        let Some(tracing) = &self.tracing else {
+            return Ok(());
+        };
+        let count = tracing.borrow_mut().lost();
+        if count == 0 {
+            return Ok(());
+        }
+        self.emit(&Event::Lost(Lost {
+            time: Timestamp::now(),
+            source: Lost::TRACE.into(),
+            count,
+        }))
     }
 
     /// The summary.

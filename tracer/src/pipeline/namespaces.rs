@@ -138,13 +138,14 @@ impl Namespaces {
         );
     }
 
-    /// Takes in the namespace of a drop, if it is new.
-    pub(super) fn meet(&mut self, inode: u32) {
+    /// Takes in the namespace of a drop, if it is new; gives it then.
+    pub(super) fn meet(&mut self, inode: u32) -> Option<NetNs> {
         if !self.all || self.watched.contains_key(&inode) {
-            return;
+            return None;
         }
-        match self.found.open(inode) {
-            Some(netns) => self.add(&netns),
+        let found = self.found.open(inode);
+        match &found {
+            Some(netns) => self.add(netns),
             None => {
                 self.epochs += 1;
                 let nameless = Watched {
@@ -162,6 +163,7 @@ impl Namespaces {
                 self.watched.insert(inode, nameless);
             }
         }
+        found
     }
 
     /// Hands `inode`'s place to `f`.

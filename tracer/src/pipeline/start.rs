@@ -5,7 +5,11 @@ use std::{cell::RefCell, path::Path, rc::Rc};
 use fwtrace_abi::{Counters, Layout, Record, Settings, Site};
 use tokio::sync::mpsc;
 
-use super::{legacy::Legacy, namespaces::Namespaces};
+use super::{
+    legacy::Legacy,
+    namespaces::Namespaces,
+    trace::{TraceError, Tracing},
+};
 use crate::{
     attribute::{Attributor, Depth, Locations},
     bpf::{
@@ -83,6 +87,9 @@ pub enum StartError {
     /// The reading thread.
     #[error("cannot start the ring's reader: {0}")]
     Thread(#[from] std::io::Error),
+    /// `--trace` cannot be had.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 }
 
 /// What the running kernel has.
@@ -148,6 +155,8 @@ pub(super) struct Started {
     pub(super) attributor: Attributor,
     /// The records.
     pub(super) batches: mpsc::Receiver<Vec<RawDrop>>,
+    /// With `--trace`.
+    pub(super) tracing: Option<Rc<RefCell<Tracing>>>,
     /// What the user should know about this kernel.
     pub(super) notes: Vec<String>,
 }
@@ -218,6 +227,19 @@ pub(super) fn start(
     install(&mut settings, &sites);
     programs.set_settings(&settings)?;
 
+    // Before the rulesets are read: the table is no news then.
+    let tracing = plan.trace.map(|rate| Tracing::new(&plan.filter, rate));
+    if let Some(tracing) = &tracing {
+        for netns in plan.watch.namespaces() {
+            match (tracing.borrow_mut().add(&netns), &plan.watch) {
+                // One of all may be gone by now.
+                (Err(error), Watch::All) => {
+                    notes.push(format!("network namespace {netns}: {error}"));
+                }
+                (added, _) => added?,
+            }
+        }
+    }
     if let Watch::These(watched) = &plan.watch {
         for netns in watched {
             namespaces.borrow_mut().add(netns);
@@ -229,7 +251,7 @@ pub(super) fn start(
         }
     }
     let mut legacy = None;
-    if plan.evidence == Ladder::Best && counts(&kernel, &settings) {
+    if plan.evidence != Ladder::Engine && counts(&kernel, &settings) {
         match legacy::Counters::new(&mut programs, &kernel.layout) {
             Ok(counters) => legacy = Some(Legacy::new(counters)),
             Err(error) => notes.push(format!("{error}: {}", Feature::KernelCounters.cost())),
@@ -260,6 +282,7 @@ pub(super) fn start(
         tracer,
         attributor,
         batches,
+        tracing,
         notes,
     })
 }

@@ -231,7 +231,7 @@ fn open(netns: Option<BorrowedFd<'_>>, groups: &[u32]) -> Result<Socket, SocketE
 
 /// Registers the descriptor with the current tokio runtime.
 #[expect(unsafe_code, reason = "tokio has no safe way to register a descriptor")]
-fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always gives the same descriptor, and keeps it open until the `AsyncFd`, which owns it, is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }

@@ -212,6 +212,14 @@ impl Rule {
         self.meta(NFT_META_NFPROTO).eq([nfproto])
     }
 
+    /// `meta nfproto ipv4`, or `ipv6` for version 6.
+    pub fn ip_version(self, version: u8) -> Self {
+        self.network(match version {
+            6 => NFPROTO_IPV6,
+            _ => NFPROTO_IPV4,
+        })
+    }
+
     /// `meta l4proto PROTOCOL`, unless an earlier match says so already.
     pub fn l4proto(mut self, protocol: u8) -> Self {
         if self.transport == Some(protocol) {
@@ -241,6 +249,12 @@ impl Rule {
             .prefix(12, &address.octets(), length)
     }
 
+    /// `ip daddr ADDRESS/LENGTH`; a length over 32 is 32.
+    pub fn ip_daddr_in(self, address: Ipv4Addr, length: u8) -> Self {
+        self.network(NFPROTO_IPV4)
+            .prefix(16, &address.octets(), length)
+    }
+
     /// `ip6 saddr ADDRESS`
     pub fn ip6_saddr(self, address: Ipv6Addr) -> Self {
         self.network(NFPROTO_IPV6)
@@ -252,6 +266,12 @@ impl Rule {
     pub fn ip6_saddr_in(self, address: Ipv6Addr, length: u8) -> Self {
         self.network(NFPROTO_IPV6)
             .prefix(8, &address.octets(), length)
+    }
+
+    /// `ip6 daddr ADDRESS/LENGTH`; a length over 128 is 128.
+    pub fn ip6_daddr_in(self, address: Ipv6Addr, length: u8) -> Self {
+        self.network(NFPROTO_IPV6)
+            .prefix(24, &address.octets(), length)
     }
 
     /// nft compares whole bytes where the prefix ends on a byte, and masks otherwise.

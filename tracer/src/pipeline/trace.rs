@@ -1,0 +1,443 @@
+//! `--trace` in the watched namespaces: the table, the sockets, and which trace is of which drop.
+//!
+//! ```text
+//! group 9, NFLOG 0 --tasks, and before each batch--> Traces --Tracing::join(batch)--> one trace or none for each drop
+//! ```
+//!
+//! Everything is undone when this is dropped: the tables go with their sockets, and the loggers are put back.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    rc::{Rc, Weak},
+};
+
+use fwtrace_abi::{RULE_POLICY, RULE_RULE};
+use nix::{
+    sys::stat::fstat,
+    time::{ClockId, clock_gettime},
+};
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
+
+use crate::{
+    bpf::reader::RawDrop,
+    cli::Filter,
+    netlink::{
+        nflog::{self, Copy, ListenError, Setting},
+        nftrace,
+        socket::{Message, Protocol, Socket, SocketError},
+        sockets,
+    },
+    netns::{self, NetNs},
+    packet::Capture,
+    ruleset::snapshot::watch_readable,
+    trace::{
+        announce,
+        headers::Headers,
+        join::{Between, Found, Traces},
+        lines::Logged,
+        logger::{self, LoggerError, Switched},
+        resolve,
+        table::{self, TableError},
+    },
+    xtables::{
+        Family,
+        legacy::{follow::Tables, read::ReadError},
+    },
+};
+
+/// Room for traces; a packet's takes some 1,300 bytes a rule that it matches.
+const RECEIVE_BUFFER: usize = 16 << 20;
+/// Datagrams that are received at a time: traces of everything can come faster than they are read.
+const DATAGRAMS: usize = 16 * 1024;
+/// The NFLOG group that TRACE lines go to: the kernel's default.
+const GROUP: u16 = 0;
+/// Bytes of each packet that come with a line: the headers.
+const COPIED: u32 = 128;
+
+/// A namespace cannot be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A socket.
+    #[error("--trace: {0}")]
+    Socket(#[from] SocketError),
+    /// tokio.
+    #[error("--trace: cannot watch a socket: {0}")]
+    Watch(#[from] io::Error),
+}
+
+/// Why ip_tables' rules are not traced.
+#[derive(Debug, thiserror::Error)]
+enum NoLines {
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
+    #[error(transparent)]
+    Watch(#[from] io::Error),
+    #[error("their traces come over NFLOG group {GROUP}, which {0} has")]
+    Taken(String),
+}
+
+/// What the traces of all namespaces need.
+pub(super) struct Tracing {
+    filter: Filter,
+    rate: u32,
+    traced: HashMap<u32, Traced>,
+    /// For the tasks that receive.
+    this: Weak<RefCell<Self>>,
+}
+
+/// One namespace.
+struct Traced {
+    netns: NetNs,
+    traces: Traces,
+    events: Receiver,
+    lines: Option<Lines>,
+    /// Its owner: closed, the table is gone.
+    _table: Socket,
+}
+
+/// ip_tables' TRACE lines.
+struct Lines {
+    receiver: Receiver,
+    tables: Tables,
+    _switched: Switched,
+}
+
+/// A socket with traces.
+struct Receiver {
+    socket: Socket,
+    task: JoinHandle<()>,
+    /// Nothing was there then; CLOCK_MONOTONIC, nanoseconds.
+    empty: u64,
+    /// It has overflowed since the losses were counted.
+    overrun: bool,
+    /// Losses that were told.
+    lost: u64,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Tracing {
+    /// Nothing is traced yet. What earlier runs have left is put back.
+    pub(super) fn new(filter: &Filter, rate: u32) -> Rc<RefCell<Self>> {
+        logger::recover();
+        Rc::new_cyclic(|this| {
+            RefCell::new(Self {
+                filter: filter.clone(),
+                rate,
+                traced: HashMap::new(),
+                this: this.clone(),
+            })
+        })
+    }
+
+    /// Traces in this namespace from now on. Must run inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// See [`TraceError`]. Where only ip_tables cannot be traced, it is said and goes on without.
+    pub(super) fn add(&mut self, netns: &NetNs) -> Result<(), TraceError> {
+        let inode = netns.inode();
+        let open = |groups: &[u32]| Socket::open_in(netns.as_fd(), Protocol::Netfilter, groups);
+        // Before the table: the first trace is to be heard.
+        let events = self.receiver(inode, open(&[nftrace::GROUP])?)?;
+        let mut owner = open(&[])?;
+        let name = table::free_name(&mut owner)?;
+        announce(&format!(
+            "--trace: adds table inet {name} to network namespace {netns}; it goes with this process"
+        ));
+        table::add(&mut owner, &name, &self.filter, self.rate)?;
+        let lines = self.lines(netns).unwrap_or_else(|error| {
+            announce(&format!(
+                "--trace: rules of iptables-legacy in network namespace {netns} are not traced: {error}"
+            ));
+            None
+        });
+        let traced = Traced {
+            netns: netns.clone(),
+            traces: Traces::default(),
+            events,
+            lines,
+            _table: owner,
+        };
+        self.traced.insert(inode, traced);
+        Ok(())
+    }
+
+    /// Listens to ip_tables; `None`: it has no tables here.
+    fn lines(&self, netns: &NetNs) -> Result<Option<Lines>, NoLines> {
+        let tables = Tables::open(netns)?;
+        let families = [Family::V4, Family::V6];
+        let has = |family: &Family| tables.newest().any(|table| table.family == *family);
+        let families: Vec<Family> = families.into_iter().filter(has).collect();
+        if families.is_empty() {
+            return Ok(None);
+        }
+        let mut socket = Socket::open_in(netns.as_fd(), Protocol::Netfilter, &[])?;
+        let settings = [Setting::Copy(Copy::Packet(COPIED))];
+        match nflog::listen(&mut socket, GROUP, &settings) {
+            Ok(refused) => {
+                for (setting, error) in refused {
+                    log::info!("NFLOG group {GROUP}: {setting:?}: {error}");
+                }
+            }
+            Err(error) => {
+                return Err(match group_holder(netns)? {
+                    Some(holder) => NoLines::Taken(holder),
+                    None => error.into(),
+                });
+            }
+        }
+        let receiver = self.receiver(netns.inode(), socket)?;
+        // The group is ours, and so is the logger.
+        let switched = Switched::set(netns, &families)?;
+        Ok(Some(Lines {
+            receiver,
+            tables,
+            _switched: switched,
+        }))
+    }
+
+    fn receiver(&self, inode: u32, socket: Socket) -> io::Result<Receiver> {
+        if let Err(error) = socket.set_receive_buffer(RECEIVE_BUFFER) {
+            log::info!("--trace: {error}");
+        }
+        let watched = watch_readable(socket.as_fd().try_clone_to_owned()?)?;
+        Ok(Receiver {
+            socket,
+            task: tokio::task::spawn_local(follow(self.this.clone(), inode, watched)),
+            empty: now(),
+            overrun: false,
+            lost: 0,
+        })
+    }
+
+    /// Stops tracing in a namespace.
+    pub(super) fn remove(&mut self, inode: u32) {
+        self.traced.remove(&inode);
+    }
+
+    /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
+    pub(super) fn join(&mut self, batch: &[RawDrop]) -> Vec<Option<Found>> {
+        for (inode, traced) in &mut self.traced {
+            if batch.iter().any(|raw| raw.record.netns == *inode) {
+                traced.drain();
+            }
+        }
+        let newest = batch.iter().map(|raw| raw.record.time).max();
+        let headers = |raw: &RawDrop| {
+            let traced = self.traced.get(&raw.record.netns)?;
+            if traced.traces.is_empty() {
+                return None;
+            }
+            Headers::of_packet(Capture::new(&raw.record, &raw.packet).bytes)
+        };
+        let headers: Vec<Option<Headers>> = batch.iter().map(headers).collect();
+        let mut found = Vec::with_capacity(batch.len());
+        for (index, raw) in batch.iter().enumerate() {
+            let (Some(own), Some(traced)) = (
+                headers.get(index).and_then(Option::as_ref),
+                self.traced.get_mut(&raw.record.netns),
+            ) else {
+                found.push(None);
+                continue;
+            };
+            let twins = || {
+                let later = batch.iter().zip(&headers).skip(index);
+                let twin = |(other, theirs): &(&RawDrop, &Option<Headers>)| {
+                    other.record.netns == raw.record.netns
+                        && theirs.as_ref().is_some_and(|theirs| theirs.is(own))
+                };
+                later.filter(twin).count()
+            };
+            found.push(traced.find(raw, own, twins));
+        }
+        if let Some(newest) = newest {
+            for traced in self.traced.values_mut() {
+                traced.traces.forget(newest);
+            }
+        }
+        found
+    }
+
+    /// Messages lost since the last time.
+    pub(super) fn lost(&mut self) -> u64 {
+        self.traced.values_mut().map(Traced::lost).sum()
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        let disagreed: u64 = self.traced.values().map(|t| t.traces.disagreed).sum();
+        if disagreed > 0 {
+            log::info!(
+                "{disagreed} traces were not used: the kernel's stack named another rule than they"
+            );
+        }
+    }
+}
+
+impl Traced {
+    fn drain(&mut self) {
+        let traces = &mut self.traces;
+        self.events.drain(|message, when| {
+            if message.kind == nftrace::NFT_MSG_TRACE
+                && let Err(error) = traces.trace(message.payload, when)
+            {
+                log::warn!("a trace cannot be read: {error}");
+            }
+        });
+        if let Some(lines) = &mut self.lines {
+            lines.receiver.drain(|message, when| {
+                if message.kind != nflog::NFULNL_MSG_PACKET {
+                    return;
+                }
+                match nflog::decode(message.payload) {
+                    Ok(packet) => traces.logged(&packet, when),
+                    Err(error) => log::warn!("a logged packet cannot be read: {error}"),
+                }
+            });
+        }
+    }
+
+    fn find(
+        &mut self,
+        raw: &RawDrop,
+        headers: &Headers,
+        twins: impl FnOnce() -> usize,
+    ) -> Option<Found> {
+        let record = &raw.record;
+        let by_nft = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);
+        let (traces, mut lines) = (&mut self.traces, self.lines.as_mut());
+        if let Some(lines) = lines.as_mut().filter(|_| !by_nft && traces.has_lines())
+            && let Err(error) = lines.tables.refresh()
+        {
+            log::warn!("{error}");
+        }
+        let decides = |logged: &Logged| {
+            let (Some(lines), Some(entry)) = (&lines, logged.entries.last()) else {
+                return false;
+            };
+            let table = lines.tables.at(logged.family(), &entry.table, record.time);
+            table.is_some_and(|found| resolve::legacy_drops(entry, &found.table))
+        };
+        traces.take(record, headers, twins, decides)
+    }
+
+    fn lost(&mut self) -> u64 {
+        let Self {
+            netns,
+            events,
+            lines,
+            ..
+        } = self;
+        let lines = lines.iter_mut().map(|lines| &mut lines.receiver);
+        let overrun = std::iter::once(events).chain(lines).filter(|r| r.overrun);
+        let overrun: Vec<&mut Receiver> = overrun.collect();
+        if overrun.is_empty() {
+            return 0;
+        }
+        // Gone namespaces have nothing more to tell.
+        let Ok(Ok(listed)) = netns.run(|| fs::read_to_string("/proc/thread-self/net/netlink"))
+        else {
+            return 0;
+        };
+        let listed = sockets::parse(&listed);
+        overrun.into_iter().map(|r| r.count(&listed)).sum()
+    }
+}
+
+impl Receiver {
+    /// Hands over the messages that are there.
+    fn drain(&mut self, mut take: impl FnMut(&Message<'_>, Between)) {
+        for _ in 0..DATAGRAMS {
+            let asked = now();
+            match self.socket.recv() {
+                Ok(None) => {
+                    self.empty = asked;
+                    return;
+                }
+                Ok(Some(messages)) => {
+                    let when = Between {
+                        since: self.empty,
+                        until: now(),
+                    };
+                    messages.map_while(Result::ok).for_each(|m| take(&m, when));
+                }
+                Err(SocketError::Overrun) => self.overrun = true,
+                Err(SocketError::TooBig { .. }) => {}
+                Err(error) => {
+                    log::warn!("--trace: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What was lost since the last time.
+    fn count(&mut self, listed: &[sockets::Listed]) -> u64 {
+        self.overrun = false;
+        let inode = fstat(&self.socket).map_or(0, |stat| stat.st_ino);
+        let own = listed.iter().find(|listed| listed.inode == inode);
+        let drops = own.map_or(self.lost, |own| own.drops);
+        let new = drops.saturating_sub(self.lost);
+        self.lost = drops;
+        new
+    }
+}
+
+/// Who listens to NFLOG group 0, in words; `None`: nobody.
+fn group_holder(netns: &NetNs) -> Result<Option<String>, NoLines> {
+    let (instances, listed) = netns.run(|| {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        let instances = read("netfilter/nfnetlink_log").unwrap_or_default();
+        (instances, read("netlink").unwrap_or_default())
+    })?;
+    let instances = nflog::instances(&instances);
+    let Some(instance) = instances.iter().find(|instance| instance.group == GROUP) else {
+        return Ok(None);
+    };
+    let listed = sockets::parse(&listed);
+    let mut listed = listed.iter();
+    let socket = listed.find(|l| l.protocol == sockets::NETFILTER && l.port == instance.port);
+    let holder = socket.and_then(|socket| sockets::holder(socket.inode));
+    Ok(Some(match holder {
+        Some(holder) => format!("{} (process {})", holder.comm, holder.pid),
+        None => format!("another program (netlink port {})", instance.port),
+    }))
+}
+
+/// Takes in what arrives, until the task is aborted.
+async fn follow(tracing: Weak<RefCell<Tracing>>, inode: u32, socket: AsyncFd<OwnedFd>) {
+    while let Ok(mut ready) = socket.readable().await {
+        ready.clear_ready();
+        let Some(tracing) = tracing.upgrade() else {
+            return;
+        };
+        if let Some(traced) = tracing.borrow_mut().traced.get_mut(&inode) {
+            traced.drain();
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}

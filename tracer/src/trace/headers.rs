@@ -1,0 +1,169 @@
+//! What a packet is known again by: its headers, in a trace, in a logged packet and in a drop's capture.
+//!
+//! Left out is what a rule changes on a packet that stays the same: time to live, traffic class, IPv4 header checksum. The transport
+//! header counts as far as both sides have it; its checksum, sequence numbers and ports tell packets of one flow apart, and so does the
+//! IPv4 identification.
+
+use etherparse::LaxIpv6Slice;
+
+use crate::netlink::nftrace;
+
+/// As much of the network header as a trace has (`NFT_TRACETYPE_NETWORK_HSIZE`, net/netfilter/nf_tables_trace.c, v6.18).
+const NETWORK: usize = 40;
+/// As much from the transport header on as a trace has (`NFT_TRACETYPE_TRANSPORT_HSIZE`).
+const TRANSPORT: usize = 20;
+
+/// The headers of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Headers {
+    /// Normalised; of IPv6 the fixed header.
+    network: Vec<u8>,
+    /// From the transport header on; empty where it is not known.
+    transport: Vec<u8>,
+}
+
+impl Headers {
+    /// Of the headers in a trace; `None`: neither IPv4 nor IPv6, or cut short.
+    pub fn of_trace(headers: &nftrace::Headers) -> Option<Self> {
+        Self::new(&headers.network, &headers.transport)
+    }
+
+    /// Of a packet from its network header on, cut short or not; `None`: neither IPv4 nor IPv6, or not even a fixed header.
+    pub fn of_packet(bytes: &[u8]) -> Option<Self> {
+        let transport = match bytes.first()? >> 4 {
+            4 => bytes.get(usize::from(bytes.first()? & 0x0f) * 4..)?,
+            // The kernel looks for the transport header behind the extension headers, too.
+            6 => LaxIpv6Slice::from_slice(bytes).ok()?.0.payload().payload,
+            _ => return None,
+        };
+        Self::new(bytes, transport)
+    }
+
+    fn new(network: &[u8], transport: &[u8]) -> Option<Self> {
+        let length = match network.first()? {
+            first if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
+            first if first >> 4 == 6 => NETWORK,
+            _ => return None,
+        };
+        let mut network = network.get(..length.min(NETWORK))?.to_vec();
+        match network.as_mut_slice() {
+            [first, tos, _, _, _, _, _, _, ttl, _, check0, check1, ..] if *first >> 4 == 4 => {
+                [*tos, *ttl, *check0, *check1] = [0; 4];
+            }
+            [first, class, _, _, _, _, _, hops, ..] if *first >> 4 == 6 => {
+                *first &= 0xf0;
+                *class &= 0x0f;
+                *hops = 0;
+            }
+            _ => return None,
+        }
+        Some(Self {
+            network,
+            transport: transport.iter().take(TRANSPORT).copied().collect(),
+        })
+    }
+
+    /// 4 or 6.
+    pub fn version(&self) -> u8 {
+        self.network.first().map_or(0, |first| first >> 4)
+    }
+
+    /// Whether the two can be of one packet.
+    pub fn is(&self, other: &Self) -> bool {
+        let common = self.transport.len().min(other.transport.len());
+        self.network == other.network && self.transport[..common] == other.transport[..common]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v4(id: u16, ttl: u8, transport: &[u8]) -> Vec<u8> {
+        let [high, low] = id.to_be_bytes();
+        let mut bytes = vec![0x45, 0, 0, 40, high, low, 0x40, 0, ttl, 6, 1, 2];
+        bytes.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes.extend(transport);
+        bytes
+    }
+
+    fn v6(next: u8, hops: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x60, 0, 0, 1, 0, 40, next, hops];
+        bytes.extend([0xfd; 16]);
+        bytes.extend([0xfe; 16]);
+        bytes.extend(rest);
+        bytes
+    }
+
+    fn traced(network: &[u8], transport: &[u8]) -> Headers {
+        Headers::of_trace(&nftrace::Headers {
+            network: network.to_vec(),
+            transport: transport.to_vec(),
+            ..nftrace::Headers::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_forwarded_packet_is_the_same_and_the_next_is_not() {
+        let tcp: Vec<u8> = (0..24).collect();
+        let captured = Headers::of_packet(&v4(7, 63, &tcp)).unwrap();
+        assert_eq!(captured.version(), 4);
+        let mut early = v4(7, 64, &tcp);
+        (early[1], early[10]) = (0xb8, 0xff);
+        let trace = traced(&early[..20], &tcp[..20]);
+        assert!(captured.is(&trace) && trace.is(&captured));
+        assert!(!captured.is(&traced(&v4(8, 64, &[]), &tcp[..20])));
+        let mut other = tcp.clone();
+        other[7] ^= 1;
+        assert!(!captured.is(&traced(&early[..20], &other[..20])));
+        // No transport header in the trace, or a capture that ends within it.
+        assert!(captured.is(&traced(&early[..20], &[])));
+        let cut = Headers::of_packet(&v4(7, 63, &tcp[..8])).unwrap();
+        assert!(cut.is(&trace));
+    }
+
+    #[test]
+    fn ipv6_with_and_without_extension_headers() {
+        let udp = [1, 2, 3, 4, 0, 12, 9, 9, 5, 6, 7, 8];
+        let plain = Headers::of_packet(&v6(17, 64, &udp)).unwrap();
+        assert_eq!(plain.version(), 6);
+        let mut early = v6(17, 9, &[]);
+        early[1] = 0x20;
+        assert!(plain.is(&traced(&early, &udp)));
+        let mut extended = vec![17, 0, 1, 4, 0, 0, 0, 0];
+        extended.extend(udp);
+        let extended = Headers::of_packet(&v6(0, 64, &extended)).unwrap();
+        assert!(extended.is(&traced(&v6(0, 64, &[]), &udp)));
+        assert!(!extended.is(&plain));
+    }
+
+    #[test]
+    fn long_options_and_other_protocols() {
+        let mut long = v4(1, 1, &[]);
+        long[0] = 0x4f;
+        long.extend([1; 40]);
+        long.extend([9; 8]);
+        let captured = Headers::of_packet(&long).unwrap();
+        assert!(captured.is(&traced(&long[..40], &[9; 8])));
+        assert_eq!(Headers::of_packet(&[]), None);
+        assert_eq!(Headers::of_packet(&[0x45, 0, 0]), None);
+        assert_eq!(Headers::of_packet(&[0; 60]), None);
+        assert_eq!(Headers::of_packet(&[0x41; 60]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 0_usize..4) {
+            if let Some(byte) = bytes.first_mut() {
+                *byte = [0x45, 0x4f, 0x60, *byte][first];
+            }
+            if let Some(headers) = Headers::of_packet(&bytes) {
+                prop_assert!(headers.is(&headers));
+            }
+            let _ = Headers::of_trace(&nftrace::Headers { network: bytes, ..nftrace::Headers::default() });
+        }
+    }
+}
