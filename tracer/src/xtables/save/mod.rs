@@ -31,7 +31,7 @@ use crate::ruleset::model;
 use crate::ruleset::render::{Names, one_line};
 
 pub use listing::{chain_line, legacy_table, table};
-pub(crate) use owner::is_iptables;
+pub use owner::is_iptables;
 
 /// A rule of either engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
