@@ -7,11 +7,7 @@ use std::{
 
 use fwtrace_abi::Record;
 
-use super::{
-    Place,
-    legacy::{self, LegacyRules, Staleness},
-    rules,
-};
+use super::{Place, legacy, rules};
 use crate::{
     eval::{
         cache::Cache,
@@ -132,7 +128,8 @@ impl Evaluator {
         place: &mut Place<'_>,
         clues: Clues<'_>,
     ) -> Option<Opinion> {
-        let stamp = stamp(record, place);
+        let exact = clues.exact.is_some();
+        let stamp = stamp(record, place, exact);
         if self.compiled.len() >= NAMESPACES {
             self.compiled.clear();
         }
@@ -141,7 +138,7 @@ impl Evaluator {
             Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
             // Of a ruleset that has been replaced since.
             None => known.iter().position(|compiled| {
-                record.generation != 0 && compiled.stamp.generation == record.generation
+                exact && record.generation != 0 && compiled.stamp.generation == record.generation
             }),
         };
         let at = match (at, stamp) {
@@ -164,7 +161,7 @@ impl Evaluator {
 }
 
 /// The newest rulesets, if they were in force at the time of the drop.
-fn stamp(record: &Record, place: &mut Place<'_>) -> Option<Stamp> {
+fn stamp(record: &Record, place: &mut Place<'_>, exact: bool) -> Option<Stamp> {
     let (readings, generation) = match place.rulesets.as_deref_mut() {
         Some(rulesets) => {
             rulesets.settle(record.generation)?;
@@ -174,8 +171,10 @@ fn stamp(record: &Record, place: &mut Place<'_>) -> Option<Stamp> {
     };
     let legacy = match place.legacy.as_deref_mut() {
         Some(tables) => {
-            let stale = LegacyRules::staleness(record) == Staleness::Stale;
-            tables.settle(record.time, stale)?;
+            // Nobody tells when a table is replaced. What the kernel has named holds anyway.
+            if !exact && !tables.settle(record.time) {
+                return None;
+            }
             tables.generation()
         }
         None => 0,
