@@ -283,7 +283,8 @@ impl Ground {
         for count in 1..=PRIMES {
             self.probe(xt_rules::PRIMER, 7);
             let (_, said) = self.settle()?;
-            if said.passive.iter().any(tally::is_named) {
+            let mut runs = [Some(said.passive), said.evaluator].into_iter().flatten();
+            if runs.all(|events| events.iter().any(tally::is_named)) {
                 return Ok(count);
             }
             std::thread::sleep(PAUSE);
