@@ -1,5 +1,7 @@
 //! Which conditions of a rule do not hold for a packet, and what they are in words.
 
+use std::cmp::Reverse;
+
 use super::{
     code::{Decided, Op},
     field::{Field, Value},
@@ -169,7 +171,7 @@ pub(super) fn nearest(
     reader: &mut Reader<'_>,
     missed: impl Iterator<Item = (u32, usize)>,
 ) -> Option<(u32, usize)> {
-    let mut best: Option<(usize, (u32, usize))> = None;
+    let mut best: Option<((usize, Reverse<usize>), (u32, usize))> = None;
     for (chain, rule) in missed {
         let Some((failures, decided)) = failures(program, reader, chain, rule) else {
             continue;
@@ -181,8 +183,12 @@ pub(super) fn nearest(
         };
         let Some(more) = more else { continue };
         let ways = failures.len() + more;
-        if ways > 0 && best.is_none_or(|(fewest, _)| ways < fewest) {
-            best = Some((ways, (chain, rule)));
+        // Of two that fail in as many ways, the one that asks for more was met in more.
+        let steps = program.chains.get(chain as usize);
+        let steps = steps.map_or(0, |chain| program.steps(chain, rule).len());
+        let distance = (ways, Reverse(steps));
+        if ways > 0 && best.is_none_or(|(nearest, _)| distance < nearest) {
+            best = Some((distance, (chain, rule)));
         }
     }
     best.map(|(_, rule)| rule)

@@ -122,6 +122,7 @@ fn table(chains: Vec<Chain>, sets: Vec<Set>) -> Table {
         sets,
         objects: Vec::new(),
         flowtables: Vec::new(),
+        iptables: false,
     }
 }
 

@@ -251,7 +251,7 @@ pub(super) fn start(
         }
     }
     let mut legacy = None;
-    if plan.evidence == Ladder::Best && counts(&kernel, &settings) {
+    if plan.evidence != Ladder::Engine && counts(&kernel, &settings) {
         match legacy::Counters::new(&mut programs, &kernel.layout) {
             Ok(counters) => legacy = Some(Legacy::new(counters)),
             Err(error) => notes.push(format!("{error}: {}", Feature::KernelCounters.cost())),
