@@ -425,7 +425,7 @@ impl<'a> Lift<'a> {
             group: *group,
             prefix: prefix.clone().unwrap_or_default(),
             length: snaplen.unwrap_or_default(),
-            copy_length: snaplen.is_some_and(|len| len != 0),
+            copy_length: snaplen.is_some(),
             threshold: qthreshold.unwrap_or_default(),
         })))
     }
