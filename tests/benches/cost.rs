@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "prints its findings")]
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::fwtrace::{Fwtrace, binary};
 use e2e::net::Net;
 use e2e::netns::Netns;
-use e2e::{nft, wait_until};
+use e2e::{legacy, nft, wait_until};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -101,7 +101,140 @@ const KINDS: [Kind; 5] = [
     },
 ];
 
+/// Rules of iptables-legacy that drop datagrams to ports from this one on, on input and on output.
+const LEGACY_PORT: u16 = 10_000;
+const LEGACY_RULES: u16 = 1000;
+
+/// A flood against them.
+struct Legacy {
+    name: &'static str,
+    /// From R, so that it is dropped on output.
+    local: bool,
+    /// Rules that are hit in turn, from 0.
+    rules: &'static [u16],
+}
+
+const LEGACY: [Legacy; 8] = [
+    Legacy {
+        name: "input, rule 1 of 1000",
+        local: false,
+        rules: &[0],
+    },
+    Legacy {
+        name: "input, rule 500",
+        local: false,
+        rules: &[499],
+    },
+    Legacy {
+        name: "input, rule 1000",
+        local: false,
+        rules: &[999],
+    },
+    Legacy {
+        name: "input, rules 1 and 2 in turn",
+        local: false,
+        rules: &[0, 1],
+    },
+    Legacy {
+        name: "input, ten of the first rules in turn",
+        local: false,
+        rules: &[0, 3, 1, 4, 2, 9, 8, 7, 6, 5],
+    },
+    Legacy {
+        name: "input, ten of all rules in turn",
+        local: false,
+        rules: &[0, 300, 100, 400, 200, 900, 800, 700, 600, 500],
+    },
+    Legacy {
+        name: "output, rule 1",
+        local: true,
+        rules: &[0],
+    },
+    Legacy {
+        name: "output, ten of all rules in turn",
+        local: true,
+        rules: &[0, 300, 100, 400, 200, 900, 800, 700, 600, 500],
+    },
+];
+
+/// What tracing the drops of iptables-legacy costs.
+fn legacy() -> Result<()> {
+    let net = Net::routed()?;
+    let text = legacy::many("INPUT", LEGACY_PORT, LEGACY_RULES).replace("COMMIT\n", "")
+        + &legacy::many("OUTPUT", LEGACY_PORT, LEGACY_RULES).replace("*filter\n", "");
+    legacy::restore(&net.r, false, &text)?;
+    println!("\niptables-legacy, {LEGACY_RULES} rules on input, as many on output:\n");
+    println!(
+        "{:<40}{:>12}{:>12}{:>9}",
+        "", "ns untraced", "ns traced", "ratio"
+    );
+    for kind in &LEGACY {
+        let (mut times, mut account) = ([vec![], vec![]], None);
+        for round in 0..=ROUNDS {
+            for (traced, times) in times.iter_mut().enumerate() {
+                let tracer = (traced == 1)
+                    .then(|| Tracer::start(&net.r, &[]))
+                    .transpose()?;
+                let before = legacy_counted(&net)?;
+                let (from, to) = if kind.local {
+                    (&net.r, "10.1.0.1")
+                } else {
+                    (&net.a, "10.1.0.2")
+                };
+                let time = from.run(|| legacy_flood(to, kind.rules))?;
+                let counted = legacy_counted(&net)? - before;
+                ensure!(counted == u64::from(PACKETS), "{}: {counted}", kind.name);
+                account = tracer.map(Tracer::stop).transpose()?.or(account);
+                if round > 0 {
+                    times.push(time.as_secs_f64() * 1e9 / f64::from(PACKETS));
+                }
+            }
+        }
+        let [untraced, traced] = times;
+        let ratios = traced.iter().zip(&untraced).map(|(own, base)| own / base);
+        println!(
+            "{:<40}{:>12.0}{:>12.0}{:>9.2}    {}",
+            kind.name,
+            median(untraced.clone()),
+            median(traced.clone()),
+            median(ratios.collect()),
+            account.unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+/// Packets that the legacy rules have counted.
+fn legacy_counted(net: &Net) -> Result<u64> {
+    let listed = legacy::list(&net.r, false, "filter")?;
+    let rules = listed.iter().filter(|rule| rule.number.is_some());
+    Ok(rules.map(|rule| rule.packets).sum())
+}
+
+/// Sends datagrams that hit these rules in turn.
+fn legacy_flood(to: &str, rules: &[u16]) -> Result<Duration> {
+    let mut cpu = CpuSet::new();
+    cpu.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpu)?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let to: IpAddr = to.parse()?;
+    let targets: Vec<SocketAddr> = rules
+        .iter()
+        .map(|rule| SocketAddr::new(to, LEGACY_PORT + rule))
+        .collect();
+    let start = Instant::now();
+    for target in targets.iter().cycle().take(PACKETS as usize) {
+        // On the way out the firewall's refusal is an error.
+        let _ = socket.send_to(&UDP, target);
+    }
+    Ok(start.elapsed())
+}
+
 fn main() -> Result<()> {
+    // Only these: `cargo xtask bench legacy`.
+    if std::env::args().any(|arg| arg == "legacy") {
+        return legacy();
+    }
     let net = Net::routed()?;
     nft::load(&net.r, RULESET)?;
 
@@ -153,7 +286,8 @@ fn main() -> Result<()> {
         median(starts.clone()),
         starts.iter().copied().fold(0.0, f64::max)
     );
-    Ok(())
+    drop(net);
+    legacy()
 }
 
 /// The time of one flood, and fwtrace's account of it.

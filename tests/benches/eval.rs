@@ -134,6 +134,7 @@ fn ruleset() -> Ruleset {
             sets: Vec::new(),
             objects: Vec::new(),
             flowtables: Vec::new(),
+            iptables: false,
         }],
         problems: Vec::new(),
     }

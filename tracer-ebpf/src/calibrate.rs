@@ -11,7 +11,7 @@ use fwtrace_abi::{CANDIDATES, Calibration, Candidate, SCAN_WORDS};
 
 use crate::{
     kernel::{copy, is_pointer, offset, u32_at, u64_at},
-    rule,
+    legacy, rule,
 };
 
 /// Inode of the calibration's network namespace.
@@ -123,8 +123,9 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// Does nothing; see the table in `main.rs`.
+/// See the table in `main.rs`.
 #[btf_tracepoint(function = "kfree_skb")]
-pub fn anchor(_: BtfTracePointContext) -> i32 {
+pub fn anchor(ctx: BtfTracePointContext) -> i32 {
+    legacy::anchored(&ctx);
     0
 }

@@ -123,10 +123,13 @@ fn rules_are_nfts() -> Result<()> {
 #[test]
 fn rules_of_iptables_are_iptables_saves() -> Result<()> {
     let net = Net::routed()?;
+    net.r
+        .command(&["ipset", "create", "blocked", "hash:ip"], "")?;
     for args in [
         "-N SUB",
         "-A INPUT -s 10.0.0.0/8 -p udp --dport 3903 -j SUB",
         "-A SUB -m comment --comment blocked -j REJECT",
+        "-A SUB -m set --match-set blocked src -j DROP",
         "-P FORWARD DROP",
     ] {
         let mut argv = vec!["iptables-nft"];
@@ -140,7 +143,7 @@ fn rules_of_iptables_are_iptables_saves() -> Result<()> {
     let listed = nft::list(&net.r)?;
     let lines = json_lines(&net, &["rules", "--json"])?;
     let rules: Vec<&Value> = lines.iter().filter(|l| l["type"] == "rule").collect();
-    ensure!(rules.len() == 3, "{rules:?}");
+    ensure!(rules.len() == 4, "{rules:?}");
     let output = fwtrace::run(Some(&net.r), &["rules"])?;
     let text = String::from_utf8(output.stdout)?;
     for (chain, number, expected) in [
@@ -181,13 +184,16 @@ fn rules_of_iptables_are_iptables_saves() -> Result<()> {
     for line in ["*filter", ":FORWARD DROP [0:0]", ":SUB - [0:0]", "COMMIT"] {
         ensure!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
+    let set = "-A SUB -m set --match-set blocked src -j DROP";
+    ensure!(rules.iter().any(|rule| rule["text"] == set), "{rules:?}");
+    ensure!(text.contains(set), "{text}");
     let commented = rules.iter().filter(|rule| rule["comment"] == "blocked");
     ensure!(commented.count() == 1, "{rules:?}");
     let output = fwtrace::run(Some(&net.r), &["rules", "--chain", "SUB", "--stateless"])?;
     let text = String::from_utf8(output.stdout)?;
     let rules: Vec<&str> = text.lines().filter(|l| l.contains("-A ")).collect();
     ensure!(
-        rules.len() == 1 && rules[0].starts_with("-A SUB -m comment"),
+        rules.len() == 2 && rules[0].starts_with("-A SUB -m comment"),
         "{text}"
     );
     Ok(())

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
 use e2e::fwtrace::Fwtrace;
 use e2e::net::{Net, Place};
-use e2e::nft;
+use e2e::{nft, wait_until};
 use serde_json::Value;
 
 use crate::support::{end_well, udp};
@@ -94,6 +94,39 @@ fn iptables_nft_without_extensions_is_told() -> Result<()> {
         ensure!(event["engine"] == "iptables-nft", "{event}");
         ensure!(at(&event, "policy.chain") == "FORWARD", "{event}");
     }
+    end_well(fwtrace)
+}
+
+/// The kernel keeps the index of a set: the name is asked for, of a set that was there and of one made later.
+#[test]
+fn sets_of_ipset_have_their_names() -> Result<()> {
+    let net = Net::routed()?;
+    let block = |set: &str, port: u16| -> Result<String> {
+        let make = format!("create {set} hash:net\nadd {set} 10.0.0.0/8\n");
+        net.r.command(&["ipset", "restore"], &make)?;
+        let rule = format!("-A INPUT -p udp -m udp --dport {port} -m set --match-set {set} src");
+        let rule = format!("{rule} -j DROP");
+        let mut argv = vec!["iptables-nft"];
+        argv.extend(rule.split(' '));
+        net.r.command(&argv, "")?;
+        Ok(rule)
+    };
+    let before = block("before", 3957)?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    let after = block("after", 3958)?;
+    let mut text = |port| {
+        udp(&net, A, R, false, (4957, port));
+        let event = fwtrace.drop_to_port(port)?.json;
+        anyhow::Ok(at(&event, "rule.text"))
+    };
+    ensure!(text(3957)? == before, "{before}");
+    // A drop by a rule of the last moment may come before the name.
+    let mut last = Value::Null;
+    wait_until(|| {
+        last = text(3958).unwrap_or_default();
+        last == after
+    });
+    ensure!(last == after, "{after}: {last}");
     end_well(fwtrace)
 }
 

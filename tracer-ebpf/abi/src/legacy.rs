@@ -20,9 +20,16 @@ pub const RECENT: usize = 4;
 /// `XT_TABLE_MAXNAMELEN` (include/uapi/linux/netfilter/x_tables.h, v6.18).
 pub const TABLE_NAME: usize = 32;
 
-/// [`Block::hooks`]: bits of NF_INET_LOCAL_OUT and NF_INET_POST_ROUTING, whose packets may be a
-/// process's, which is interrupted between counting and dropping.
-pub const LOCAL_HOOKS: u8 = 0b11000;
+/// Counters that are compared in one go.
+pub const GROUP: usize = 32;
+
+/// [`Block::hooks`]: it counts packets that user space hands back to the kernel, too.
+pub const QUEUED: u8 = 1 << 5;
+/// [`Block::hooks`]: bits of an entry that counts packets in a process's context (NF_INET_LOCAL_OUT,
+/// NF_INET_POST_ROUTING, [`QUEUED`]), which may be interrupted between counting and dropping.
+pub const LOCAL: u8 = 0b11000 | QUEUED;
+/// [`Block::groups`]: index for an unknown hook.
+pub const ANY_HOOK: usize = 5;
 
 /// [`LegacyEvidence::kind`]: nothing was looked at: no drop in a hook, or no table that is known there.
 pub const LEGACY_NONE: u32 = 0;
@@ -94,13 +101,15 @@ pub struct Count {
 pub struct Block {
     /// Its per-CPU address, which `legacy_find` fills in.
     pub base: u64,
+    /// For each hook, then for any: bit n: group n of the counters has one whose entry can be reached.
+    pub groups: [u8; 8],
     /// Which block of its table it is: its first counter is that of entry `number * BLOCK`.
     pub number: u32,
     /// Zero.
     pub pad: u32,
     /// All ones where the entry drops all packets that it counts, else zero.
     pub mask: [u64; BLOCK],
-    /// From which hooks the entry can be reached: bit n, hook n (NF_INET_*).
+    /// From which hooks the entry can be reached: bit n, hook n (NF_INET_*); and [`QUEUED`].
     pub hooks: [u8; BLOCK],
 }
 
@@ -208,7 +217,8 @@ pub const PRIME_FAULT: u32 = 4;
 
 const _: () = assert!(size_of::<LegacyEvidence>() == 16 + LEGACY_CANDIDATES * 8);
 const _: () = assert!(size_of::<Count>() * BLOCK == 4096);
-const _: () = assert!(size_of::<Block>() == 16 + BLOCK * 9);
+const _: () = assert!(BLOCK / GROUP == u8::BITS as usize);
+const _: () = assert!(size_of::<Block>() == 24 + BLOCK * 9);
 const _: () = assert!(size_of::<TableRef>() == 32);
 const _: () = assert!(size_of::<TerminalRef>() == 8);
 const _: () = assert!(size_of::<Search>() == 96);

@@ -3,11 +3,24 @@
 //!
 //! So every such drop in a watched netns is looked at, also those that the filter refuses, and the
 //! counters are compared with an image of what they were at the last one. At a drop on PREROUTING,
-//! INPUT or FORWARD softirqs are off from the counter to here, and only the counter of the entry that
-//! dropped can have moved since the last drop. OUTPUT and POSTROUTING run in processes too, which can
-//! be interrupted in between by other packets: see [`decide`].
+//! INPUT or FORWARD softirqs are off from the counter to here, and of the counters that such packets
+//! alone move, only that of the entry that dropped can have moved since the last drop. OUTPUT and
+//! POSTROUTING run in processes too, which can be interrupted in between by other packets.
 //!
-//! This is a program of its own, attached in front of `drops`, which takes over what it has found.
+//! | one counter has moved, by one packet of this packet's length | it is exact |
+//! |---|---|
+//! | of an entry that only packets on PREROUTING, INPUT, FORWARD meet | yes: the search ends there |
+//! | of another entry, in the context of the process that sends the packet | yes, likewise: what interrupted it has been looked at by itself |
+//! | of another entry, in a softirq | if no other counter has moved: a process may have been interrupted |
+//! | just after several had moved at once: some packet's counter is in the image before its drop | not if processes' packets move it |
+//! | after a drop that could not be looked at | no |
+//!
+//! Several that have moved are candidates; none: another hook function dropped, or a match itself did
+//! (`hotdrop`).
+//!
+//! This is a program of its own, attached in front of `drops`, which takes over what it has found. A
+//! drop that comes while it runs on the same CPU is one that the kernel does not show it; `anchor`
+//! counts those.
 
 mod prime;
 mod scan;
@@ -21,9 +34,9 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    BLOCK, Block, Count, LEGACY_ALONE, LEGACY_AMBIGUOUS, LEGACY_CANDIDATES, LEGACY_EXACT,
-    LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED, LEGACY_UNPRIMED, LOCAL_HOOKS,
-    LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef, Tables, TablesKey,
+    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_ALONE, LEGACY_AMBIGUOUS, LEGACY_CANDIDATES,
+    LEGACY_EXACT, LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED, LEGACY_UNPRIMED,
+    LOCAL, LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef, Tables, TablesKey,
 };
 
 use crate::{
@@ -38,7 +51,7 @@ const NFPROTO_IPV6: u32 = 10;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 /// All hooks, a bit each: where the hook is not known.
-const ANY_HOOK: u32 = 0b11111;
+const ANY: u32 = 0b11111;
 /// After a drop at which more than one counter had moved, packets may be under way whose counter is in
 /// the image already: so long, nanoseconds, is none of a process believed.
 const UNSETTLED: u64 = 20_000_000;
@@ -85,10 +98,18 @@ pub struct Work {
     pub offset: u64,
     /// Until when no counter of a process's packet is believed.
     unsettled: u64,
-    /// The packet is dropped in the context of the process that sends it.
-    process: u32,
+    /// Which of a block's groups are looked at: the hook, or [`ANY_HOOK`].
+    hook: u32,
     /// The counters moved by this packet alone.
     fitting: u32,
+    /// Drops that `anchor` has seen here, and that this program has.
+    anchored: u64,
+    observed: u64,
+    /// Some were not looked at.
+    missed: u32,
+    pad: u32,
+    /// Where the tracepoint's arguments are.
+    stack_pointer: u64,
     /// Some of those that moved count processes' packets too.
     local: u32,
     /// A counter ran backwards, or could not be read.
@@ -108,8 +129,8 @@ pub struct Work {
     stack: stack::Window,
     /// For addresses that must become numbers.
     spill: u64,
-    /// The block that is looked at, as it is now.
-    now: [Count; BLOCK],
+    /// The group that is looked at, as it is now.
+    now: [Count; GROUP],
 }
 
 #[map]
@@ -144,25 +165,53 @@ pub fn legacy(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Whether it is a drop that may be one of ip_tables.
+#[inline(always)]
+fn concerns(ctx: &BtfTracePointContext, settings: &Settings) -> bool {
+    let location = ctx.arg::<u64>(1);
+    location >= settings.hook_slow[0]
+        && location < settings.hook_slow[1]
+        && ctx.arg::<u32>(2) == settings.netfilter_drop
+}
+
+/// Counts the drops that `legacy` should see. Called by `anchor`, which is attached in front of it and
+/// does not run while `legacy` does but for a drop that interrupts it.
+#[inline(always)]
+pub fn anchored(ctx: &BtfTracePointContext) -> Option<()> {
+    if concerns(ctx, SETTINGS.get(0)?) {
+        let work = work()?;
+        // SAFETY: a field of the map value, which no other program writes to.
+        unsafe {
+            let count = &raw mut work.anchored;
+            core::ptr::write_volatile(count, core::ptr::read_volatile(count) + 1);
+        }
+    }
+    Some(())
+}
+
 #[inline(always)]
 fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     let settings = SETTINGS.get(0)?;
-    let location = ctx.arg::<u64>(1);
-    if location < settings.hook_slow[0]
-        || location >= settings.hook_slow[1]
-        || ctx.arg::<u32>(2) != settings.netfilter_drop
-    {
+    if !concerns(ctx, settings) {
         return None;
     }
     let work = work()?;
     let skb = ctx.arg::<u64>(0);
     work.skb = 0;
+    // SAFETY: as in `anchored`.
+    let anchored = unsafe { core::ptr::read_volatile(&raw const work.anchored) };
+    if anchored != work.observed + 1 {
+        work.missed = 1;
+    }
+    work.observed = anchored;
     let (net, netns) = namespace(
         u64_at(skb, offset!(skb_dev)),
         u64_at(skb, offset!(skb_sk)),
         u64_at(skb, offset!(skb_dst)) & !1,
     );
     if net == 0 {
+        // Whose counters it has moved is not known.
+        work.missed = 1;
         return None;
     }
     if settings.all_netns == 0 {
@@ -172,30 +221,34 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
     // SAFETY: a field of the map value.
     let stack = unsafe {
-        core::ptr::write_volatile(&raw mut work.spill, ctx.as_ptr() as u64);
-        core::ptr::read_volatile(&raw const work.spill)
+        core::ptr::write_volatile(&raw mut work.stack_pointer, ctx.as_ptr() as u64);
+        core::ptr::read_volatile(&raw const work.stack_pointer)
     };
     let evidence = &mut work.evidence;
     evidence.kind = LEGACY_NONE;
     evidence.flags = 0;
     evidence.count = 0;
-    let pf = match stack::find(work, stack, location, net) {
+    let found = stack::find(work, stack, ctx.arg::<u64>(1), net);
+    let pf = match found {
         Some((pf, hook)) => {
             work.hooks = 1 << hook;
-            look_around(work, settings, net, pf, hook as u32);
+            work.hook = hook as u32;
             pf
         }
         None => {
-            work.hooks = ANY_HOOK;
+            work.hooks = ANY;
+            work.hook = ANY_HOOK as u32;
             match u16::from_be(u16_at(skb, offset!(skb_protocol))) {
                 ETH_P_IP => NFPROTO_IPV4,
                 ETH_P_IPV6 => NFPROTO_IPV6,
-                _ => return None,
+                _ => {
+                    work.missed = 1;
+                    return None;
+                }
             }
         }
     };
     work.length = u32_at(skb, offset!(skb_len)) as u64;
-    work.process = process::is_current(stack) as u32;
     let key = TablesKey { netns, pf };
     // SAFETY: user space replaces values, and never changes them.
     if let Some(tables) = LEGACY_TABLES.get_ptr(&key) {
@@ -207,34 +260,55 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         // The priming program, which may interrupt this one, waits.
         // SAFETY: fields of the map value.
         unsafe { core::ptr::write_volatile(&raw mut work.busy, 1) };
-        each(work, TABLES as u32, scan::recent);
+        if work.missed == 0 {
+            each(work, TABLES as u32, scan::recent);
+        }
         if work.evidence.kind != LEGACY_EXACT {
             each(work, TABLES as u32, scan::table);
+        }
+        if work.evidence.kind != LEGACY_EXACT {
             decide(work);
         }
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(&raw mut work.busy, 0) };
     }
+    if work.evidence.kind != LEGACY_EXACT && work.hook < ANY_HOOK as u32 {
+        look_around(work, settings, net, pf);
+    }
     work.skb = skb;
     Some(())
 }
 
-/// What the scan of all tables on the hook says.
-///
-/// One counter has moved, by one packet of this packet's length: it was this packet's, unless it is of
-/// a packet that was counted and not yet dropped when this one came, which can only be a process's on
-/// OUTPUT or POSTROUTING, and this packet was dropped without being counted. Where that cannot be
-/// excluded, nothing is exact.
+/// Whether an entry's counter, moved by one packet of this one's length, tells all by itself: no other
+/// packet that was counted on this CPU and not dropped yet can have moved it.
+#[inline(always)]
+fn is_settled(work: &Work, hooks: u8) -> bool {
+    if work.missed != 0 {
+        return false;
+    }
+    if hooks & LOCAL == 0 {
+        return true;
+    }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    now >= work.unsettled && process::is_current(work.stack_pointer)
+}
+
+/// What the scan of all tables on the hook says, if it has not come to a counter that tells by itself.
 #[inline(always)]
 fn decide(work: &mut Work) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let count = work.evidence.count;
+    let missed = work.missed;
+    // All images are up to date now, but for those of tables that could not be looked at.
+    work.missed = 0;
     if work.broken != 0 {
         work.evidence.kind = LEGACY_NONE;
         work.evidence.flags |= LEGACY_REPLACED;
         return;
     }
+    let unsettled = now < work.unsettled;
     if count > 1 && work.local != 0 {
         work.unsettled = now + UNSETTLED;
     }
@@ -242,7 +316,7 @@ fn decide(work: &mut Work) {
     work.evidence.kind = if count == 0 {
         // Of tables that could not be looked at nothing is known.
         if looked { LEGACY_UNMOVED } else { LEGACY_NONE }
-    } else if count == 1 && work.fitting == 1 && (work.local == 0 || now >= work.unsettled) {
+    } else if count == 1 && work.fitting == 1 && missed == 0 && (work.local == 0 || !unsettled) {
         LEGACY_EXACT
     } else {
         LEGACY_AMBIGUOUS
@@ -266,14 +340,14 @@ fn moved(work: &mut Work, entry: u32) {
 /// Whether tables of ip_tables are hooked in here, and whether anything else is that could drop in
 /// this place: of what nf_tables drops the location is another one.
 #[inline(always)]
-fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32, hook: u32) {
+fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
     /// Hook functions that are looked at.
     const HOOKS: usize = 12;
     let (table, tables, nft) = match pf {
         NFPROTO_IPV4 => (offset!(net_hooks_ipv4), 0, settings.nftables_hooks[0]),
         _ => (offset!(net_hooks_ipv6), 2, settings.nftables_hooks[1]),
     };
-    let entries = u64_at(net + table as u64, hook * 8);
+    let entries = u64_at(net + table as u64, work.hook * 8);
     if entries == 0 {
         return;
     }

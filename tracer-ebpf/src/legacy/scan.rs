@@ -2,17 +2,16 @@
 
 use core::{ffi::c_void, hint::black_box};
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use fwtrace_abi::{
-    BLOCK, Block, Count, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL_HOOKS, RECENT,
+    BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL, RECENT,
     TABLE_BLOCKS, TABLES,
 };
 
-use super::{LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, State, Work, each, moved, work};
+use super::{
+    LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, State, Work, each, is_settled, moved, work,
+};
 use crate::kernel::{copy, copy_words, offset, u64_at};
 
-/// Counters that are compared in one go.
-const GROUP: usize = 32;
 const GROUPS: u32 = (BLOCK / GROUP) as u32;
 
 /// This CPU's state of the table whose first block is `first`.
@@ -107,12 +106,8 @@ extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
     {
         return 0;
     }
-    if hooks & LOCAL_HOOKS != 0 {
-        // SAFETY: a helper without arguments.
-        let time = unsafe { bpf_ktime_get_ns() };
-        if work.process == 0 || time < work.unsettled {
-            return 1;
-        }
+    if !is_settled(work, hooks) {
+        return 1;
     }
     old.packets = now.packets;
     old.bytes = now.bytes;
@@ -130,37 +125,41 @@ pub extern "C" fn table(index: u32, _: *mut c_void) -> i64 {
             each(work, blocks * GROUPS, group);
         }
     }
-    0
+    (work.evidence.kind == LEGACY_EXACT) as i64
 }
 
-/// Compares a group of counters; the first one of a block has the block read.
+/// Compares a group of counters.
 extern "C" fn group(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
     let number = work.table.first + index / GROUPS;
+    let Some(block) = block(number) else { return 1 };
+    let hook = black_box(work.hook) as usize & 7;
+    if block.groups[hook] >> (index % GROUPS) & 1 == 0 {
+        return 0;
+    }
     let first = black_box(index % GROUPS * GROUP as u32) as usize & (BLOCK - GROUP);
-    let (Some(block), Some(image)) = (block(number), image(number)) else {
-        return 1;
-    };
-    if first == 0
-        && !copy(
-            (&raw mut work.now).cast(),
-            size_of::<[Count; BLOCK]>() as u32,
-            block.base.wrapping_add(work.offset),
-        )
-    {
+    let Some(image) = image(number) else { return 1 };
+    let address = block
+        .base
+        .wrapping_add(work.offset)
+        .wrapping_add((first * size_of::<Count>()) as u64);
+    if !copy(
+        (&raw mut work.now).cast(),
+        size_of::<[Count; GROUP]>() as u32,
+        address,
+    ) {
         work.broken = 1;
         return 1;
     }
     let mut different = 0;
     for i in 0..GROUP {
-        different |=
-            (work.now[first + i].packets ^ image[first + i].packets) & block.mask[first + i];
+        different |= (work.now[i].packets ^ image[first + i].packets) & block.mask[first + i];
     }
     if different != 0 {
         work.group = index;
         each(work, GROUP as u32, entry);
     }
-    (work.broken != 0) as i64
+    (work.broken != 0 || work.evidence.kind == LEGACY_EXACT) as i64
 }
 
 /// Looks at one counter of a group in which some have moved.
@@ -173,7 +172,10 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
     let (Some(block), Some(image)) = (block(number), image(number)) else {
         return 1;
     };
-    let (now, old) = (work.now[place], &mut image[place]);
+    let (now, old) = (
+        work.now[black_box(index) as usize & (GROUP - 1)],
+        &mut image[place],
+    );
     let hooks = block.hooks[place];
     // One that this packet cannot have met is left to the packet that did.
     if block.mask[place] == 0 || now.packets == old.packets || hooks as u32 & work.hooks == 0 {
@@ -183,12 +185,9 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
         work.broken = 1;
         return 1;
     }
-    if now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length) {
-        work.fitting += 1;
-    }
-    if hooks & LOCAL_HOOKS != 0 {
-        work.local += 1;
-    }
+    let fits = now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length);
+    work.fitting += fits as u32;
+    work.local += (hooks & LOCAL != 0) as u32;
     old.packets = now.packets;
     old.bytes = now.bytes;
     moved(work, block.number * BLOCK as u32 + place as u32);
@@ -196,6 +195,10 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
         let next = black_box(state.next) as usize & (RECENT - 1);
         state.recent[next] = in_table * BLOCK as u32 + place as u32 + 1;
         state.next = next as u32 + 1;
+    }
+    if fits && work.evidence.count == 1 && is_settled(work, hooks) {
+        work.evidence.kind = LEGACY_EXACT;
+        return 1;
     }
     0
 }

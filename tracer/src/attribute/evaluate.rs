@@ -389,7 +389,7 @@ impl Compiled {
         match id {
             TableId::Nft(table) => {
                 let table = self.nft.as_ref()?.tables.get(table as usize)?;
-                let engine = match table.is_iptables() {
+                let engine = match table.iptables {
                     true => Engine::IptablesNft,
                     false => Engine::Nftables,
                 };
@@ -429,7 +429,7 @@ impl Compiled {
             TableId::Legacy(_) => {
                 let (table, chain) = self.legacy_chain(id.chain)?;
                 let base = base.and_then(|base| Some(self.legacy_chain(base)?.1));
-                legacy::reference(table, chain, chain.rules.get(index)?, base)
+                legacy::reference(table, chain, chain.rules.get(index)?, base, names)
             }
         });
         self.rules.insert((id, base), Arc::clone(&rule));

@@ -13,9 +13,12 @@ use fwtrace_abi::{
 use super::Place;
 use crate::{
     event::{self, Candidate, Confidence, EvidenceSource, Family, PolicyRef, RuleRef},
+    ruleset::render::Names,
     xtables::{
         self,
         legacy::{Chain, Jump, Rule, Table},
+        matches::Match,
+        save,
         targets::Target,
     },
 };
@@ -164,7 +167,7 @@ impl LegacyRules {
             return Some(known.clone());
         }
         let offset = *primed.offsets.get(candidate.entry as usize)?;
-        let known = look_up(&primed.table, offset, record.hook)?;
+        let known = look_up(&primed.table, offset, record.hook, place.names)?;
         self.known.insert(key, known.clone());
         Some(known)
     }
@@ -189,7 +192,7 @@ fn was_in_force(primed: &Primed, time: u64, place: &mut Place<'_>) -> bool {
 }
 
 /// The rule or policy whose entry is at `offset`.
-fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
+fn look_up(table: &Table, offset: u32, hook: u8, names: &Names) -> Option<Known> {
     let (index, rule) = table.at_offset(offset)?;
     let chain = table.chains.get(index)?;
     let Some(rule) = rule else {
@@ -205,7 +208,7 @@ fn look_up(table: &Table, offset: u32, hook: u8) -> Option<Known> {
         None => None,
     };
     Some(Known {
-        what: Candidate::Rule(Arc::new(reference(table, chain, rule, base))),
+        what: Candidate::Rule(Arc::new(reference(table, chain, rule, base, names))),
         reject: is_reject(&rule.jump),
     })
 }
@@ -216,7 +219,12 @@ pub(super) fn reference(
     chain: &Chain,
     rule: &Rule,
     base: Option<&Chain>,
+    names: &Names,
 ) -> RuleRef {
+    let comment = rule.matches.iter().find_map(|found| match found {
+        Match::Comment(comment) => Some(comment.as_str().into()),
+        _ => None,
+    });
     RuleRef {
         family: family(table.family),
         table: table.name.as_str().into(),
@@ -224,8 +232,8 @@ pub(super) fn reference(
         base_chain: base.map(|base| base.name.as_str().into()),
         number: Some(rule.number),
         handle: None,
-        text: None,
-        comment: None,
+        text: Some(save::legacy_rule(table, chain, rule, names).into()),
+        comment,
         gone: false,
     }
 }

@@ -88,14 +88,15 @@ impl RuleCache {
                     .replaced
                     .is_some_and(|heard| age(record) >= heard.elapsed());
                 found.certain &= !doubtful;
+                let named = is_named(&found, place.names);
                 let resolved = if evidence.kind == RULE_POLICY {
                     known_policy(evidence, &found)
                 } else {
                     known_rule(evidence, &found, place.names)
                 };
                 if let Some(resolved) = resolved {
-                    // Without a generation nothing says when the rule changes; a doubt may clear.
-                    if record.generation != 0 && found.certain {
+                    // Without a generation nothing says when the rule changes; a doubt may clear, a name be learnt.
+                    if record.generation != 0 && found.certain && named {
                         if self.known.len() >= CAPACITY {
                             self.known.clear();
                         }
@@ -114,6 +115,15 @@ impl RuleCache {
         };
         unread(evidence, gone)
     }
+}
+
+/// Whether all that the rule names has a name.
+fn is_named(found: &Found, names: &Names) -> bool {
+    let table = found.ruleset.tables.get(found.table);
+    let chain = table.and_then(|table| table.chains.get(found.chain));
+    let rule = found.rule.and_then(|rule| chain?.rules.get(rule));
+    let rule = table.zip(rule);
+    !rule.is_some_and(|(table, rule)| save::lacks_set_name(table.family, rule, names))
 }
 
 /// How long ago the drop was.
@@ -136,7 +146,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
         rule: Some(Arc::new(named)),
         policy: None,
         reject: found.certain && rule.is_reject(),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         priority: base.and_then(|chain| Some(chain.base.as_ref()?.priority)),
     })
 }
@@ -154,7 +164,7 @@ pub(super) fn reference(
         stateless: true,
         handles: false,
     };
-    let iptables = table.is_iptables();
+    let iptables = table.iptables;
     let line = iptables.then(|| save::rule(table, chain, rule, names));
     let text = line.flatten();
     let text = text.unwrap_or_else(|| render::rule(table, rule, &options));
@@ -198,7 +208,7 @@ fn known_policy(evidence: &RuleEvidence, found: &Found) -> Option<Resolved> {
     };
     Some(Resolved {
         priority: Some(chain.base.as_ref()?.priority),
-        iptables: table.is_iptables(),
+        iptables: table.iptables,
         policy: Some(Arc::new(PolicyRef {
             family: family(table.family),
             table: table.name.as_str().into(),

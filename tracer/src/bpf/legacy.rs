@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, ops::Range};
 
 use aya::util::online_cpus;
 use fwtrace_abi::{
-    ABSENT, BLOCK, Block, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, Layout, PRIME_BUSY,
-    PRIME_OK, PRIME_REPLACED, Search, TABLE_BLOCKS, TABLE_NAME, TABLES, TableRef, Tables,
-    TablesKey, TerminalRef,
+    ABSENT, ANY_HOOK, BLOCK, Block, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, GROUP,
+    Layout, PRIME_BUSY, PRIME_OK, PRIME_REPLACED, QUEUED, Search, TABLE_BLOCKS, TABLE_NAME, TABLES,
+    TableRef, Tables, TablesKey, TerminalRef,
 };
 
 use super::load::{BpfError, Programs};
@@ -120,6 +120,7 @@ impl Counters {
     /// Tells the programs about a table, in place of what they knew of it; from now on its drops come
     /// with the number that this returns. `None`: none of its rules drops.
     ///
+    /// `queues`: some table of the namespace hands packets to user space, which may give them back.
     /// That the table is still the one that was read is only known once it has been read again.
     ///
     /// # Errors
@@ -130,9 +131,10 @@ impl Counters {
         netns: &NetNs,
         raw: &Raw,
         table: &Table,
+        queues: bool,
     ) -> Result<Option<u32>, PrimeError> {
         let key = (netns.inode(), protocol(raw.family), raw.name.clone());
-        let terminals = Terminals::of(table, &raw.offsets());
+        let terminals = Terminals::of(table, &raw.offsets(), queues);
         let old = self.primed.remove(&key);
         let mut result = Ok(None);
         if !terminals.refs.is_empty() {
@@ -377,8 +379,8 @@ struct Terminals {
 }
 
 impl Terminals {
-    /// `offsets`: where each entry begins.
-    fn of(table: &Table, offsets: &[u32]) -> Self {
+    /// `offsets`: where each entry begins. `queues`: user space hands packets back that it meets.
+    fn of(table: &Table, offsets: &[u32], queues: bool) -> Self {
         let mut reached: BTreeMap<usize, (u32, u8)> = BTreeMap::new();
         for hook in 0..5 {
             for terminal in table.terminals(hook) {
@@ -401,6 +403,7 @@ impl Terminals {
             if this.blocks.last().is_none_or(|last| last.number != number) {
                 this.blocks.push(Block {
                     base: 0,
+                    groups: [0; 8],
                     number,
                     pad: 0,
                     mask: [0; BLOCK],
@@ -414,7 +417,13 @@ impl Terminals {
                 (block.mask.get_mut(place), block.hooks.get_mut(place))
             {
                 *mask = u64::MAX;
-                *from = hooks;
+                *from = hooks | if queues { QUEUED } else { 0 };
+            }
+            let group = 1 << (place / GROUP);
+            for (hook, groups) in block.groups.iter_mut().enumerate() {
+                if hook == ANY_HOOK || (hook < ANY_HOOK && hooks & 1 << hook != 0) {
+                    *groups |= group;
+                }
             }
             this.hooks |= u32::from(hooks);
             let (Ok(block), Ok(place)) =

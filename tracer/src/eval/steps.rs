@@ -233,6 +233,7 @@ impl Program {
             Op::Action(action) => {
                 let before = reader.writes().len();
                 let effect = action.run(reader);
+                way.bound |= action.binds();
                 if !Self::allows(way, reader, before) {
                     return Did::Impossible;
                 }

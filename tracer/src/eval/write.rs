@@ -3,6 +3,7 @@
 use super::{
     field::{Field, Reason, Value},
     load::{ct_key, meta_key},
+    xt::XtField,
 };
 use crate::ruleset::expr::PayloadBase;
 
@@ -47,6 +48,13 @@ pub(super) fn kind(field: &Field) -> Kinds {
         } => CT_MARK,
         Field::Ct { .. } => CT_STATE,
         Field::Payload { .. } | Field::Exthdr { .. } => BYTES,
+        Field::Xt(
+            XtField::Chunk(_)
+            | XtField::TcpOptions
+            | XtField::Transport { .. }
+            | XtField::AnyTransport
+            | XtField::SetPort { .. },
+        ) => BYTES,
         // Routing by mark and by address.
         Field::Fib { .. } => MARK | BYTES,
         _ => 0,
@@ -108,7 +116,10 @@ fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32) -> bool {
         }
         (a, b) if a == link || b == link => false,
         // A write to a network header that stays in it, and likewise a read.
-        (PayloadBase::Network, _) if from + size <= 20 => is_checksum(base, offset, len),
+        // Addresses are part of the transport header's checksum, other fields are not.
+        (PayloadBase::Network, _) if from + size <= 20 => {
+            size >= 4 && is_checksum(base, offset, len)
+        }
         (_, PayloadBase::Network) if offset + len <= 20 => false,
         _ => true,
     }
@@ -203,6 +214,20 @@ fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
             },
             Field::NatWalk { .. },
         ) => Some(Value::u8(0)),
+        (Field::Payload { base, offset, len }, Field::Xt(field)) => {
+            let (offset, end) = (*offset, offset + len);
+            let apart = match (base, field) {
+                (PayloadBase::Link, _) => true,
+                (_, XtField::Chunk(_)) => false,
+                // What of IP's header tells where the transport header is.
+                (PayloadBase::Network, _) => end <= 20 && (end <= 6 || offset >= 7),
+                // The ports are read as a field of their own.
+                (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
+                (_, XtField::TcpOptions | XtField::AnyTransport) => end <= 12,
+                _ => true,
+            };
+            (!apart).then(changed)
+        }
         _ => None,
     }
 }

@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use super::{
     attr::{Attr, AttrError, Attrs, Writer},
-    socket::{Socket, SocketError, flags, message},
+    socket::{Protocol, Socket, SocketError, flags, message},
 };
+use crate::netns::NetNs;
 
 /// `NFNL_SUBSYS_IPSET << 8 | IPSET_CMD_LIST`.
 const LIST: u16 = 6 << 8 | 7;
@@ -19,6 +20,9 @@ const PROTOCOL: u8 = 7;
 /// Size of `struct nfgenmsg`.
 const NFGENMSG: usize = 4;
 
+/// `IPSET_FLAG_LIST_HEADER`: no elements.
+const HEADERS_ONLY: u32 = 1 << 2;
+
 /// Attributes of the message itself (`IPSET_ATTR_*`).
 mod outer {
     pub(super) const PROTOCOL: u16 = 1;
@@ -26,6 +30,7 @@ mod outer {
     pub(super) const TYPENAME: u16 = 3;
     pub(super) const REVISION: u16 = 4;
     pub(super) const FAMILY: u16 = 5;
+    pub(super) const FLAGS: u16 = 6;
     pub(super) const DATA: u16 = 7;
     pub(super) const ADT: u16 = 8;
     pub(super) const INDEX: u16 = 11;
@@ -134,10 +139,34 @@ pub struct Entry {
 /// The kernel loads its module `ip_set` for the question if it has one: ask only where a rule names a set. `socket` must be a
 /// [`Protocol::Netfilter`](super::socket::Protocol::Netfilter) one without multicast groups. Needs CAP_NET_ADMIN.
 pub fn read_sets(socket: &mut Socket) -> Result<Vec<IpSet>, IpsetError> {
+    list(socket, 0)
+}
+
+/// The index and name of each set, as [`read_sets`] has them.
+pub fn read_names(socket: &mut Socket) -> Result<Vec<(u16, String)>, IpsetError> {
+    let sets = list(socket, HEADERS_ONLY)?.into_iter();
+    let named = sets.filter_map(|set| Some((set.index?, set.name)));
+    Ok(named.collect())
+}
+
+/// [`read_names`] of a namespace; what cannot be read is logged, and rules then have the index.
+pub fn names_in(netns: &NetNs) -> Vec<(u16, String)> {
+    let socket = Socket::open_in(netns.as_fd(), Protocol::Netfilter, &[]);
+    let named = socket
+        .map_err(IpsetError::from)
+        .and_then(|mut socket| read_names(&mut socket));
+    named.unwrap_or_else(|error| {
+        log::warn!("{netns}: the names of sets are not known: {error}");
+        Vec::new()
+    })
+}
+
+fn list(socket: &mut Socket, list_flags: u32) -> Result<Vec<IpSet>, IpsetError> {
     let body = Writer::new()
         // NFPROTO_IPV4, as ipset itself says: the kernel does not look at it.
         .raw(&[2, 0, 0, 0])
         .u8(outer::PROTOCOL, PROTOCOL)
+        .be32(outer::FLAGS, list_flags)
         .finish()?;
     let request = message(LIST, flags::REQUEST | flags::DUMP, socket.next_seq(), &body);
     let mut sets = Vec::new();

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{Rules, Watch};
 use crate::event::{Engine, NetnsRef, VERSION};
+use crate::netlink::ipset;
 use crate::netlink::nftables::{ReadError, read_ruleset};
 use crate::netlink::socket::{Protocol, Socket};
 use crate::netns::{self, NetNs};
@@ -83,7 +84,10 @@ pub fn run(plan: &Rules) -> Result<(), Error> {
         for problem in &ruleset.problems {
             log::warn!("{netns}: {problem}");
         }
-        let names = system.clone().with_interfaces(interfaces);
+        let mut names = system.clone().with_interfaces(interfaces);
+        if save::names_ip_sets([&ruleset], &tables) {
+            names = names.with_ip_sets(ipset::names_in(&netns));
+        }
         let listing = Listing {
             plan,
             netns: plan.watch.several().then_some(&netns),
@@ -146,7 +150,7 @@ impl Listing<'_> {
             table
                 .chains
                 .retain(|chain| self.wants(chain) || chain.flags & Chain::BINDING != 0);
-            let iptables = table.is_iptables();
+            let iptables = table.iptables;
             let text = iptables.then(|| save::table(&table, &self.options));
             let text = text
                 .flatten()
@@ -306,7 +310,7 @@ fn write_line(object: &Object<'_>, out: &mut impl Write) -> io::Result<()> {
 
 /// Who manages the table.
 fn engine(table: &Table) -> Engine {
-    if table.is_iptables() {
+    if table.iptables {
         Engine::IptablesNft
     } else {
         Engine::Nftables

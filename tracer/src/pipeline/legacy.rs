@@ -19,7 +19,11 @@ use crate::{
         load::{BpfError, Programs},
     },
     netns::NetNs,
-    xtables::{Family, legacy::follow::Tables},
+    xtables::{
+        Family,
+        legacy::{Jump, Table, follow::Tables},
+        targets::Target,
+    },
 };
 
 /// While tables keep being replaced, take them in at most this often.
@@ -158,6 +162,7 @@ fn take_in(
             .map(|table| (table.family, table.name.clone()))
             .collect();
         known.tables.retain(|table, _| listed.contains(table));
+        let queues = tables.newest().any(|table| queues(table));
         let mut again = false;
         for key in listed {
             // Its rules do not drop, and it is called from another place.
@@ -173,7 +178,7 @@ fn take_in(
             let Some(raw) = tables.raw(key.0, &key.1) else {
                 continue;
             };
-            match counters.prime(programs, place.netns, raw, &found.table) {
+            match counters.prime(programs, place.netns, raw, &found.table, queues) {
                 Ok(id) => {
                     if let Some(id) = id {
                         let primed = Primed {
@@ -214,4 +219,15 @@ fn take_in(
         }
     }
     lines
+}
+
+/// Whether a rule hands packets to user space.
+fn queues(table: &Table) -> bool {
+    let mut rules = table.chains.iter().flat_map(|chain| &chain.rules);
+    rules.any(|rule| match &rule.jump {
+        Jump::Queue => true,
+        Jump::Target(Target::Nfqueue(_)) => true,
+        Jump::Target(Target::Unknown { name, .. }) => name == "NFQUEUE",
+        _ => false,
+    })
 }

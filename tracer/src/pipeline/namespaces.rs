@@ -16,9 +16,10 @@ use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
 use crate::{
     attribute::{Place, Surroundings},
     event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
+    netlink::ipset,
     netns::{self, NetNs},
     ruleset::{render::Names, snapshot::Snapshots},
-    xtables::legacy::follow::Tables,
+    xtables::{legacy::follow::Tables, save},
 };
 
 /// One namespace.
@@ -40,6 +41,14 @@ struct Watched {
     follower: Option<JoinHandle<()>>,
     /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
     findable: bool,
+}
+
+impl Watched {
+    /// Reads the names that its rules have anew.
+    fn name(&mut self, system: &Names) {
+        let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
+        self.names = names(system, self.file.as_ref(), rulesets, legacy);
+    }
 }
 
 impl Drop for Watched {
@@ -112,7 +121,12 @@ impl Namespaces {
             Watched {
                 netns: netns.to_ref(),
                 epoch: self.epochs,
-                names: names(&self.system, Some(netns)),
+                names: names(
+                    &self.system,
+                    Some(netns),
+                    rulesets.as_ref(),
+                    legacy.as_ref(),
+                ),
                 file: Some(netns.clone()),
                 rulesets,
                 legacy,
@@ -210,7 +224,11 @@ impl Namespaces {
             let Some(legacy) = &mut watched.legacy else {
                 continue;
             };
-            let failed = legacy.poll().err();
+            let polled = legacy.poll();
+            let failed = polled.as_ref().err().map(ToString::to_string);
+            if polled.is_ok_and(|replaced| replaced) {
+                watched.name(&self.system);
+            }
             let before = std::mem::replace(&mut watched.legacy_failed, failed.is_some());
             // Once, not at every look.
             if let Some(error) = failed.filter(|_| !before) {
@@ -236,7 +254,7 @@ impl Namespaces {
         match rulesets.drain() {
             Ok(changes) => {
                 if changes.reread {
-                    watched.names = names(&self.system, watched.file.as_ref());
+                    watched.name(&self.system);
                 }
                 for commit in changes.commits {
                     // The run is over if nobody listens.
@@ -263,12 +281,25 @@ impl Namespaces {
     }
 }
 
-/// The names of the machine, with the namespace's interfaces as they are now.
-fn names(system: &Names, netns: Option<&NetNs>) -> Names {
-    let interfaces = netns.and_then(|netns| netns.interfaces().ok());
-    system
-        .clone()
-        .with_interfaces(interfaces.unwrap_or_default())
+/// The names of the machine, with the namespace's interfaces as they are now, and its ipsets if a rule has one.
+fn names(
+    system: &Names,
+    netns: Option<&NetNs>,
+    rulesets: Option<&Snapshots>,
+    legacy: Option<&Tables>,
+) -> Names {
+    let Some(netns) = netns else {
+        return system.clone();
+    };
+    let interfaces = netns.interfaces().unwrap_or_default();
+    let names = system.clone().with_interfaces(interfaces);
+    let ruleset = rulesets.map(|rulesets| &*rulesets.newest().ruleset);
+    let tables = legacy.into_iter().flat_map(Tables::newest);
+    if save::names_ip_sets(ruleset, tables.map(|table| &**table)) {
+        names.with_ip_sets(ipset::names_in(netns))
+    } else {
+        names
+    }
 }
 
 /// Waits for notifications about `inode`'s ruleset, until the task is aborted.

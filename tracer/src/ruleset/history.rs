@@ -545,6 +545,7 @@ mod tests {
             sets: Vec::new(),
             objects: Vec::new(),
             flowtables: Vec::new(),
+            iptables: false,
         };
         Ruleset {
             generation,

@@ -124,6 +124,8 @@ pub struct Table {
     pub objects: Vec<Object>,
     /// Flowtables.
     pub flowtables: Vec<Flowtable>,
+    /// Whether iptables-nft made it, as far as names, chains and rules tell (`xtables::save::is_iptables`); found once, when it has been read.
+    pub iptables: bool,
 }
 
 impl Table {
@@ -133,11 +135,6 @@ impl Table {
     pub const OWNER: u32 = 2;
     /// `NFT_TABLE_F_PERSIST`: it has an owner and outlives it.
     pub const PERSIST: u32 = 4;
-
-    /// Whether iptables-nft made it, as far as its names, chains and rules tell.
-    pub fn is_iptables(&self) -> bool {
-        crate::xtables::save::is_iptables(self)
-    }
 
     /// The chain of this name.
     pub fn chain(&self, name: &str) -> Option<&Chain> {

@@ -84,10 +84,7 @@ impl Action {
             | Target::Snat(_)
             | Target::Masquerade(_)
             | Target::Redirect(_)
-            | Target::Netmap(_) => {
-                self.forget(reader);
-                verdict(Verdict::ACCEPT)
-            }
+            | Target::Netmap(_) => verdict(Verdict::ACCEPT),
             Target::Tproxy(_) => Effect::Unknown(Reason::missing(
                 "whether TPROXY finds a socket is not known",
             )),
@@ -118,9 +115,6 @@ impl Action {
             Target::Ct(ct) => {
                 if ct.notrack {
                     reader.write(ct_field(key::STATE), untracked());
-                    for key in [key::DIRECTION, key::STATUS, key::MARK] {
-                        reader.write(ct_field(key), Value::Break);
-                    }
                 }
                 Effect::Continue
             }
@@ -173,11 +167,6 @@ impl Action {
 
     /// The fields that it may change, for [`Reader::write`].
     pub fn writes(&self) -> Vec<Field> {
-        let transport = |offset, len| Field::Payload {
-            base: PayloadBase::Transport,
-            offset,
-            len,
-        };
         match &self.target {
             Target::Mark(_) | Target::Hmark(_) => vec![MARK],
             Target::Connmark(want) => match want.mode {
@@ -185,39 +174,32 @@ impl Action {
                 _ => vec![ct_field(key::MARK)],
             },
             Target::Classify(_) => vec![PRIORITY],
-            Target::Ct(ct) if ct.notrack => [key::STATE, key::DIRECTION, key::STATUS, key::MARK]
-                .map(ct_field)
-                .to_vec(),
+            Target::Ct(ct) if ct.notrack => vec![ct_field(key::STATE)],
             Target::Set(set) if set.map.is_some() => vec![MARK, PRIORITY],
             Target::Secmark(_) | Target::Connsecmark(_) => vec![SECMARK],
-            Target::Dscp(_) | Target::Tos(_) => vec![tos_field(self.family), chunk(0)],
-            Target::Ecn(_) => vec![
-                tos_field(self.family),
-                chunk(0),
-                Field::Xt(XtField::Transport { need: 20 }),
-            ],
-            Target::Ttl(_) | Target::Hl(_) => vec![hops_field(self.family), chunk(0)],
-            Target::Tcpmss(_) | Target::Tcpoptstrip(_) => {
-                vec![Field::Xt(XtField::TcpOptions), chunk(0), chunk(1)]
-            }
-            Target::Checksum(_) => vec![chunk(0), chunk(1)],
-            Target::Dnat(_) | Target::Redirect(_) => {
-                let mut fields = vec![destination(self.family), transport(2, 2)];
-                fields.extend(translated(false));
-                fields
-            }
-            Target::Snat(_) | Target::Masquerade(_) => {
-                let mut fields = vec![source(self.family), transport(0, 2)];
-                fields.extend(translated(true));
-                fields
-            }
-            Target::Netmap(_) | Target::Dnpt(_) | Target::Snpt(_) => {
-                let mut fields = vec![source(self.family), destination(self.family)];
-                fields.extend(translated(true));
-                fields
+            Target::Dscp(_) | Target::Tos(_) => vec![tos_field(self.family)],
+            Target::Ecn(want) if want.ip_ect.is_some() => vec![tos_field(self.family)],
+            Target::Ecn(_) => vec![transport(12, 2)],
+            Target::Ttl(_) | Target::Hl(_) => vec![hops_field(self.family)],
+            Target::Tcpmss(_) | Target::Tcpoptstrip(_) => vec![transport(20, 40)],
+            Target::Checksum(_) => vec![transport(6, 12)],
+            Target::Dnpt(_) | Target::Snpt(_) => {
+                vec![source(self.family), destination(self.family)]
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Whether it decides on the connection's translation: other nat chains of its kind are not asked then.
+    pub fn binds(&self) -> bool {
+        matches!(
+            self.target,
+            Target::Dnat(_)
+                | Target::Snat(_)
+                | Target::Masquerade(_)
+                | Target::Redirect(_)
+                | Target::Netmap(_)
+        )
     }
 
     /// Whether a drop by it answers the sender.
@@ -292,17 +274,16 @@ impl Action {
             Ok(old) => {
                 let new = change(old);
                 match self.family {
-                    Family::V4 => Value::u8(new),
+                    Family::V4 => Value::bytes(&[new]),
                     Family::V6 => {
                         let both = answer::number(reader, self.slot, 2, &Answer::Miss);
                         let both = both.map_or(0, |both| both as u16);
-                        Value::be16(both & 0xf00f | u16::from(new) << 4)
+                        Value::bytes(&(both & 0xf00f | u16::from(new) << 4).to_be_bytes())
                     }
                 }
             }
             Err(_) => Value::Unknown(REWRITTEN),
         };
-        self.forget(reader);
         reader.write(tos_field(self.family), value);
     }
 
@@ -311,16 +292,15 @@ impl Action {
         let value = match answer::number(reader, self.slot, 1, &Answer::Miss) {
             Ok(old) => {
                 let old = old as u8;
-                Value::u8(match hops.op {
+                Value::bytes(&[match hops.op {
                     HopsOp::Set => hops.value,
                     HopsOp::Inc => old.saturating_add(hops.value),
                     HopsOp::Dec => old.saturating_sub(hops.value),
                     HopsOp::Other(_) => old,
-                })
+                }])
             }
             Err(_) => Value::Unknown(REWRITTEN),
         };
-        self.forget(reader);
         reader.write(hops_field(self.family), value);
     }
 
@@ -364,21 +344,10 @@ fn hops_field(family: Family) -> Field {
     }
 }
 
-fn chunk(number: u16) -> Field {
-    Field::Xt(XtField::Chunk(number))
-}
-
-/// Fields that hold ports or addresses beside those of the headers.
-fn translated(source: bool) -> [Field; 8] {
-    let transport = |need| Field::Xt(XtField::Transport { need });
-    [
-        transport(4),
-        transport(8),
-        transport(12),
-        transport(20),
-        Field::Xt(XtField::SetPort { source }),
-        chunk(0),
-        ct_field(key::SRC),
-        ct_field(key::DST),
-    ]
+fn transport(offset: u32, len: u32) -> Field {
+    Field::Payload {
+        base: PayloadBase::Transport,
+        offset,
+        len,
+    }
 }

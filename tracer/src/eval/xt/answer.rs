@@ -108,7 +108,11 @@ impl All {
                 self.unknown.get_or_insert(reason);
                 Ok(())
             }
-            Err(other) => Err(other),
+            // Whether it comes to that is not known.
+            Err(other) => match self.unknown.take() {
+                Some(reason) => Err(Answer::Unknown(reason)),
+                None => Err(other),
+            },
         }
     }
 
@@ -139,18 +143,9 @@ pub(super) fn not(inverted: bool) -> &'static str {
     if inverted { "! " } else { "" }
 }
 
-/// A range as iptables writes it.
-pub(super) fn span<T: std::fmt::Display + PartialEq>(span: &Span<T>) -> String {
-    if span.min == span.max {
-        span.min.to_string()
-    } else {
-        format!("{}:{}", span.min, span.max)
-    }
-}
-
 /// A range with its `!`.
 pub(super) fn cond_span<T: std::fmt::Display + PartialEq>(cond: &Cond<Span<T>>) -> String {
-    format!("{}{}", not(cond.inverted), span(&cond.want))
+    format!("{}{}", not(cond.inverted), cond.want)
 }
 
 /// What a packet has, or nothing.

@@ -8,11 +8,11 @@ use super::super::{
 
 const NOT_CAPTURED: Reason = Reason::missing("the bytes were not captured");
 const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
-const UDPLITE: u8 = 136;
+pub(super) const SCTP: u8 = 132;
+pub(super) const UDPLITE: u8 = 136;
 
 /// Fields that only xtables' matches ask for, beside those of [`super::super::field::Field`].
 ///
@@ -29,8 +29,10 @@ pub enum XtField {
         /// How many bytes the header must have.
         need: u8,
     },
-    /// The options of the TCP header after a status: [`HERE`], [`SHORT`], [`MALFORMED`], ...
+    /// The options of the TCP header after a status: [`HERE`], [`SHORT`], [`MALFORMED`], ... In a later fragment, what stands there.
     TcpOptions,
+    /// 20 bytes where the TCP header would be, in a later fragment, too, after a status.
+    AnyTransport,
     /// IPv6: the status [`HERE`] and the protocol behind the extension headers (`ipv6_find_hdr()`), or [`BROKEN`].
     Protocol6,
     /// Whether IPv4's fragment offset is not 0: one byte, 1 if so.
@@ -83,6 +85,8 @@ struct Net<'p> {
 /// Where the transport header is.
 struct Place {
     offset: usize,
+    /// It is behind an authentication header, where nf_tables does not look for it.
+    hidden: bool,
     /// Fragment offset: in units of 8 bytes (IPv4), in bytes (IPv6).
     fragment: u16,
     protocol: u8,
@@ -128,6 +132,7 @@ impl<'p> Net<'p> {
         let place = || -> Result<Place, Lack> {
             Ok(Place {
                 offset: usize::from(self.byte(0)? & 0xf) * 4,
+                hidden: false,
                 fragment: self.be16(6)? & 0x1fff,
                 protocol: self.byte(9)?,
             })
@@ -142,11 +147,13 @@ impl<'p> Net<'p> {
             Lack::Missing => Some(Lack::Missing),
         };
         let mut offset = 40;
+        let mut hidden = false;
         let mut protocol = self.byte(6).map_err(Some)?;
         loop {
             if !is_extension(protocol) || protocol == NONE {
                 return Ok(Place {
                     offset,
+                    hidden,
                     fragment: 0,
                     protocol,
                 });
@@ -163,13 +170,17 @@ impl<'p> Net<'p> {
                         // The offset is left as it was: nobody reads a header of such a packet.
                         return Ok(Place {
                             offset: 0,
+                            hidden,
                             fragment,
                             protocol: next,
                         });
                     }
                     offset += 8;
                 }
-                AUTHENTICATION => offset += (length + 2) * 4,
+                AUTHENTICATION => {
+                    hidden = true;
+                    offset += (length + 2) * 4;
+                }
                 ROUTING => {
                     self.get(offset, 4).map_err(broken)?;
                     offset += (length + 1) * 8;
@@ -187,6 +198,7 @@ impl<'p> Net<'p> {
             Lack::Missing => Err(Lack::Missing),
         };
         let mut offset = 40;
+        let mut hidden = false;
         let mut protocol = self.byte(6)?;
         while is_extension(protocol) {
             if protocol == NONE {
@@ -209,13 +221,17 @@ impl<'p> Net<'p> {
                     }
                     offset += 8;
                 }
-                AUTHENTICATION => offset += (length + 2) * 4,
+                AUTHENTICATION => {
+                    hidden = true;
+                    offset += (length + 2) * 4;
+                }
                 _ => offset += (length + 1) * 8,
             }
             protocol = next;
         }
         Ok(Some(Place {
             offset,
+            hidden,
             fragment: 0,
             protocol,
         }))
@@ -236,6 +252,9 @@ impl<'p> Net<'p> {
             return Ok(None);
         };
         let protocol = place.protocol;
+        if place.hidden {
+            return Err(Lack::Missing);
+        }
         if place.fragment != 0 {
             let ported = matches!(protocol, TCP | SCTP | UDP | UDPLITE | ICMP);
             return Ok((!ported).then_some((protocol, 0)));
@@ -292,6 +311,7 @@ pub(in crate::eval) fn load(field: XtField, packet: &Packet<'_>, world: &World) 
         XtField::PhysoutName => device(packet.physout),
         XtField::Transport { need } => transport(&net, usize::from(need)),
         XtField::TcpOptions => tcp_options(&net),
+        XtField::AnyTransport => any_transport(&net),
         XtField::Protocol6 => match net.find_header() {
             Ok(place) => here(&[place.protocol]),
             Err(None | Some(Lack::Short)) => status(BROKEN),
@@ -369,6 +389,9 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
         Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
     };
     match place.fragment {
+        0 if place.hidden => {
+            return Value::Unknown(Reason::missing("it is behind an authentication header"));
+        }
         0 => {}
         1 => return status(FRAGMENT_ONE),
         _ => return status(FRAGMENT),
@@ -382,8 +405,7 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
 
 fn tcp_options(net: &Net<'_>) -> Value {
     let place = match net.transport() {
-        Ok(place) if place.fragment == 0 => place,
-        Ok(_) => return status(FRAGMENT),
+        Ok(place) => place,
         Err(None | Some(Lack::Short)) => return status(BROKEN),
         Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
     };
@@ -399,6 +421,20 @@ fn tcp_options(net: &Net<'_>) -> Value {
     };
     match net.get(place.offset + 20, length) {
         Ok(options) => here(options),
+        Err(Lack::Short) => status(SHORT),
+        Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
+    }
+}
+
+/// What matches read that do not look whether the packet is a fragment: IPv6 leaves the offset at 0 then.
+fn any_transport(net: &Net<'_>) -> Value {
+    let place = match net.transport() {
+        Ok(place) => place,
+        Err(None | Some(Lack::Short)) => return status(BROKEN),
+        Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
+    };
+    match net.get(place.offset, 20) {
+        Ok(bytes) => here(bytes),
         Err(Lack::Short) => status(SHORT),
         Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
     }

@@ -8,7 +8,7 @@ use super::{
         read::{Fields, Reader, Slot},
     },
     Answer, XtField,
-    answer::{self, All, Test, missing, not, span, words},
+    answer::{self, All, Test, missing, not, words},
     ip::{name, pattern},
 };
 use crate::xtables::{
@@ -234,7 +234,7 @@ impl Meta {
                     (None, None) => return words("socket-exists", "", ""),
                 };
                 let has = answer::host(reader, slot, &Answer::Miss);
-                let wanted = format!("{}{}", not(cond.inverted), span(&cond.want));
+                let wanted = format!("{}{}", not(cond.inverted), cond.want);
                 words(subject, wanted, answer::found(has))
             }
             Want::Physdev(want) => {
@@ -275,13 +275,7 @@ impl Meta {
 
 /// A mark under a mask as iptables writes it.
 pub(super) fn mark(cond: &Cond<Masked<u32>>) -> String {
-    let Masked { value, mask } = cond.want;
-    let not = not(cond.inverted);
-    if mask == u32::MAX {
-        format!("{not}{value:#x}")
-    } else {
-        format!("{not}{value:#x}/{mask:#x}")
-    }
+    format!("{}{}", not(cond.inverted), cond.want)
 }
 
 /// The name of a bridge port, if there is one.

@@ -108,7 +108,7 @@ impl Matcher {
             | Match::Icmp6(_)
             | Match::Esp(_)
             | Match::Ah(_) => transport::Transport::new(what, fields)
-                .map_or_else(|| Kind::Foreign(name(what)), Kind::Transport),
+                .map_or_else(|| Kind::Foreign(what.name().to_owned()), Kind::Transport),
             Match::Tcpmss(want) => Kind::Options(options::Options::mss(want, fields)),
             Match::Ecn(want) => Kind::Options(options::Options::ecn(want, family, fields)),
             Match::Length(_)
@@ -118,16 +118,15 @@ impl Matcher {
             | Match::Tos(_)
             | Match::Iprange(_)
             | Match::Mac(_) => header::Header::new(what, family, fields)
-                .map_or_else(|| Kind::Foreign(name(what)), Kind::Header),
+                .map_or_else(|| Kind::Foreign(what.name().to_owned()), Kind::Header),
             Match::Mark(_)
             | Match::Pkttype(_)
             | Match::Owner(_)
             | Match::Physdev(_)
             | Match::Devgroup(_)
             | Match::Cgroup(_)
-            | Match::Cpu(_) => {
-                meta::Meta::new(what, fields).map_or_else(|| Kind::Foreign(name(what)), Kind::Meta)
-            }
+            | Match::Cpu(_) => meta::Meta::new(what, fields)
+                .map_or_else(|| Kind::Foreign(what.name().to_owned()), Kind::Meta),
             Match::Conntrack(want) => Kind::Ct(ct::Ct::conntrack(want, family, fields)),
             Match::Connmark(want) => Kind::Ct(ct::Ct::connmark(want, fields)),
             Match::Addrtype(want) => Kind::Route(route::Route::addrtype(want, family, fields)),
@@ -136,7 +135,8 @@ impl Matcher {
             Match::String(want) => Kind::Bytes(bytes::Bytes::String(want.clone())),
             Match::U32(want) => Kind::Bytes(bytes::Bytes::U32(want.clone())),
             Match::Time(want) => Kind::Bytes(bytes::Bytes::time(want, fields)),
-            other => rate::Rate::new(other).map_or_else(|| Kind::Foreign(name(other)), Kind::Rate),
+            other => rate::Rate::new(other)
+                .map_or_else(|| Kind::Foreign(other.name().to_owned()), Kind::Rate),
         })
     }
 
@@ -203,31 +203,4 @@ impl Matcher {
             Kind::Foreign(name) => answer::words(name, "", ""),
         }
     }
-}
-
-/// The name of a match that is not evaluated.
-fn name(what: &Match) -> String {
-    let known = match what {
-        Match::Unknown { name, .. } => return name.clone(),
-        Match::Ah6(_) => "ah",
-        Match::Bpf(_) => "bpf",
-        Match::Cluster(_) => "cluster",
-        Match::Connlabel(_) => "connlabel",
-        Match::Dccp(_) => "dccp",
-        Match::Dst(_) => "dst",
-        Match::Eui64 => "eui64",
-        Match::Frag(_) => "frag",
-        Match::Hbh(_) => "hbh",
-        Match::Helper(_) => "helper",
-        Match::Ipcomp(_) => "ipcomp",
-        Match::Ipv6Header(_) => "ipv6header",
-        Match::Mh(_) => "mh",
-        Match::Osf(_) => "osf",
-        Match::Policy(_) => "policy",
-        Match::Realm(_) => "realm",
-        Match::Rt(_) => "rt",
-        Match::Socket(_) => "socket",
-        _ => "of an unknown form",
-    };
-    known.to_owned()
 }

@@ -7,8 +7,8 @@ use super::{
         read::{Fields, Reader, Slot},
     },
     Answer, XtField,
-    answer::{self, All, Test, cond_span, missing, network, not, words},
-    load::{FRAGMENT, HERE},
+    answer::{self, All, Test, cond_span, network, not, words},
+    load::HERE,
 };
 use crate::xtables::{
     Family,
@@ -64,7 +64,7 @@ impl Options {
             want: want.clone(),
             family,
             tos: fields.slot(tos_field(family)),
-            tcp: fields.slot(Field::Xt(XtField::Transport { need: 20 })),
+            tcp: fields.slot(Field::Xt(XtField::AnyTransport)),
         }
     }
 
@@ -135,11 +135,8 @@ fn tcp_flag(reader: &mut Reader<'_>, slot: Slot, bit: u8) -> Test {
 fn maximum_segment_size(reader: &mut Reader<'_>, slot: Slot) -> Result<Option<u16>, Answer> {
     const MSS: u8 = 2;
     let status = (answer::wide(reader, slot, &Answer::Drop)? >> 120) as u8;
-    match status {
-        HERE => {}
-        // The kernel reads whatever stands there.
-        FRAGMENT => return Err(missing("TCP options of a later fragment")),
-        _ => return Err(Answer::Drop),
+    if status != HERE {
+        return Err(Answer::Drop);
     }
     let options = answer::bytes(reader, Field::Xt(XtField::TcpOptions), Answer::Drop)?;
     let mut rest = options.as_slice().get(1..).unwrap_or_default();

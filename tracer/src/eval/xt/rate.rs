@@ -7,8 +7,6 @@ use super::{
 };
 use crate::xtables::matches::{Match, rate::Statistic, recent::Recent};
 
-/// `XT_RECENT_SET`.
-const RECENT_SET: u8 = 2;
 /// A probability of 1.
 const CERTAIN: u32 = 0x8000_0000;
 
@@ -63,7 +61,7 @@ impl Rate {
 }
 
 fn recent(want: &Recent) -> Rate {
-    if want.flags & RECENT_SET != 0 {
+    if want.flags & Recent::SET != 0 {
         return Rate::Always {
             subject: "recent",
             holds: !want.inverted,

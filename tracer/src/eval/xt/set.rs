@@ -12,11 +12,12 @@ use super::{
     Answer, XtField,
     answer::{self, Test, destination, missing, not, source, stateful, words},
     ip::{address, high, name},
-    load::HERE,
+    load::{HERE, SCTP, TCP, UDP, UDPLITE},
     meta::MARK,
 };
 use crate::{
     netlink::ipset::{Entry, IpSet},
+    ruleset::expr::PayloadBase,
     xtables::{Family, matches},
 };
 
@@ -135,10 +136,21 @@ impl Set {
     fn port(&self, dimension: usize, reader: &mut Reader<'_>) -> Result<(u8, u16), Answer> {
         let source = self.is_source(dimension);
         let field = Field::Xt(XtField::SetPort { source });
-        match answer::bytes(reader, field, Answer::Miss)?.as_slice() {
-            &[HERE, protocol, high, low] => Ok((protocol, u16::from_be_bytes([high, low]))),
-            _ => Err(Answer::Miss),
+        let (protocol, port) = match answer::bytes(reader, field, Answer::Miss)?.as_slice() {
+            &[HERE, protocol, high, low] => (protocol, u16::from_be_bytes([high, low])),
+            _ => return Err(Answer::Miss),
+        };
+        if !matches!(protocol, TCP | UDP | SCTP | UDPLITE) {
+            return Ok((protocol, port));
         }
+        // What rules and NAT make of the port is known of this field.
+        let field = Field::Payload {
+            base: PayloadBase::Transport,
+            offset: if source { 0 } else { 2 },
+            len: 2,
+        };
+        let port = answer::bytes(reader, field, Answer::Miss)?;
+        Ok((protocol, (port.wide() >> 112) as u16))
     }
 
     fn mac(&self, source: bool, reader: &mut Reader<'_>) -> Result<[u8; 6], Answer> {

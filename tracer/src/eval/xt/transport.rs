@@ -9,10 +9,11 @@ use super::{
         read::{Fields, Reader, Slot},
     },
     Answer, XtField,
-    answer::{self, All, Test, cond_span, missing, not, span, words},
+    answer::{self, All, Test, cond_span, missing, not, words},
     bytes::packet_bytes,
     load::{FRAGMENT_ONE, HERE, SHORT},
 };
+use crate::ruleset::expr::PayloadBase;
 use crate::xtables::{
     info::{Cond, Span},
     matches::{
@@ -27,6 +28,8 @@ use crate::xtables::{
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     slot: Slot,
+    /// The ports: what rules and NAT make of them is known of this field.
+    ports: Slot,
     /// Where the transport header begins, for what lies behind it.
     offset: Slot,
     options: Slot,
@@ -89,6 +92,11 @@ impl Transport {
         };
         Some(Self {
             slot: fields.slot(Field::Xt(XtField::Transport { need })),
+            ports: fields.slot(Field::Payload {
+                base: PayloadBase::Transport,
+                offset: 0,
+                len: 4,
+            }),
             offset: fields.slot(Field::Xt(XtField::TransportOffset)),
             options: fields.slot(Field::Xt(XtField::TcpOptions)),
             want,
@@ -106,34 +114,56 @@ impl Transport {
         }
     }
 
+    /// Source and destination port, where the header is there.
+    fn ports(&self, reader: &mut Reader<'_>) -> Result<(u16, u16), Answer> {
+        self.header(reader)?;
+        let ports = answer::number(reader, self.ports, 4, &Answer::Miss)? as u32;
+        Ok(((ports >> 16) as u16, ports as u16))
+    }
+
+    fn port(&self, reader: &mut Reader<'_>, side: PortSide) -> Result<u16, Answer> {
+        let (source, destination) = self.ports(reader)?;
+        Ok(match side {
+            PortSide::Source => source,
+            _ => destination,
+        })
+    }
+
+    /// Whether the ports fit those that are asked for.
+    fn ports_fit(&self, want: [&Cond<Span<u16>>; 2], reader: &mut Reader<'_>) -> Test {
+        if !want.into_iter().any(asks) {
+            return Ok(true);
+        }
+        let (source, destination) = self.ports(reader)?;
+        let [first, second] = want;
+        Ok(within(first, &source) && within(second, &destination))
+    }
+
     pub(super) fn test(&self, reader: &mut Reader<'_>) -> Test {
         let header = self.header(reader)?;
-        let half = |at: u32| (header >> (104 - 8 * at)) as u16;
         let byte = |at: u32| (header >> (112 - 8 * at)) as u8;
         let word = |at: u32| (header >> (88 - 8 * at)) as u32;
         match &self.want {
             Want::Tcp(want) => {
-                if !within(&want.source, &half(0)) || !within(&want.destination, &half(2)) {
-                    return Ok(false);
+                let mut all = All::default();
+                all.also(self.ports_fit([&want.source, &want.destination], reader))?;
+                let hit = byte(13) & want.flags_mask == want.flags;
+                all.also(Ok(hit != want.flags_inverted))?;
+                if want.option.want != 0 {
+                    all.also(self.has_option(want.option, reader))?;
                 }
-                if (byte(13) & want.flags_mask == want.flags) == want.flags_inverted {
-                    return Ok(false);
-                }
-                if want.option.want == 0 {
-                    return Ok(true);
-                }
-                if byte(12) >> 4 < 5 {
-                    return Err(Answer::Drop);
-                }
-                self.has_option(want.option, reader)
+                all.end()
             }
-            Want::Udp(want) => {
-                Ok(within(&want.source, &half(0)) && within(&want.destination, &half(2)))
-            }
+            Want::Udp(want) => self.ports_fit([&want.source, &want.destination], reader),
             Want::Sctp(want) => {
                 let mut all = All::default();
-                for (cond, port) in [(&want.source, half(0)), (&want.destination, half(2))] {
-                    all.also(Ok(cond.as_ref().is_none_or(|cond| within(cond, &port))))?;
+                for (cond, side) in [
+                    (&want.source, PortSide::Source),
+                    (&want.destination, PortSide::Destination),
+                ] {
+                    let Some(cond) = cond else { continue };
+                    let port = self.port(reader, side);
+                    all.also(port.map(|port| within(cond, &port)))?;
                 }
                 if let Some(chunks) = &want.chunks {
                     let test = self.has_chunks(&chunks.want, reader);
@@ -142,11 +172,12 @@ impl Transport {
                 all.end()
             }
             Want::Multiport(want) => {
+                let (source, destination) = self.ports(reader)?;
                 let listed = |port| want.ports.want.iter().any(|span| span.contains(&port));
                 let hit = match want.side {
-                    PortSide::Source => listed(half(0)),
-                    PortSide::Destination => listed(half(2)),
-                    PortSide::Either => listed(half(0)) || listed(half(2)),
+                    PortSide::Source => listed(source),
+                    PortSide::Destination => listed(destination),
+                    PortSide::Either => listed(source) || listed(destination),
                     PortSide::Other(_) => {
                         return Err(missing("multiport looks at an unknown port"));
                     }
@@ -238,11 +269,6 @@ impl Transport {
 
     pub(super) fn words(&self, reader: &mut Reader<'_>) -> Words {
         let header = self.header(reader);
-        let half = |at: u32| {
-            header
-                .clone()
-                .map(|header| (header >> (104 - 8 * at)) as u16)
-        };
         let byte = |at: u32| {
             header
                 .clone()
@@ -253,32 +279,14 @@ impl Transport {
                 .clone()
                 .map(|header| (header >> (88 - 8 * at)) as u32)
         };
-        let port = |subject, cond: &Cond<Span<u16>>, at| {
-            words(subject, cond_span(cond), answer::found(half(at)))
-        };
-        let fails = |cond: &Cond<Span<u16>>, at| {
-            asks(cond) && !half(at).is_ok_and(|has| within(cond, &has))
-        };
         match &self.want {
-            Want::Tcp(Tcp {
-                source,
-                destination,
-                ..
-            })
-            | Want::Udp(Udp {
-                source,
-                destination,
-            }) if fails(source, 0) || fails(destination, 2) => {
-                if fails(destination, 2) {
-                    port("dport", destination, 2)
-                } else {
-                    port("sport", source, 0)
-                }
-            }
             Want::Tcp(want) => {
+                if self.ports_fit([&want.source, &want.destination], reader) != Ok(true) {
+                    return self.port_words([&want.source, &want.destination], reader);
+                }
                 let hit = byte(13)
                     .is_ok_and(|has| (has & want.flags_mask == want.flags) != want.flags_inverted);
-                if want.option.want != 0 && (hit || want.flags_mask == 0) {
+                if hit && want.option.want != 0 {
                     let wanted = format!("{}{}", not(want.option.inverted), want.option.want);
                     return words("tcp-option", wanted, "");
                 }
@@ -290,32 +298,36 @@ impl Transport {
                 );
                 words("tcp-flags", wanted, answer::found(byte(13).map(flags)))
             }
-            Want::Udp(want) => port("dport", &want.destination, 2),
-            Want::Sctp(want) => match (&want.source, &want.destination) {
-                (Some(cond), _) if fails(cond, 0) => port("sport", cond, 0),
-                (_, Some(cond)) if fails(cond, 2) => port("dport", cond, 2),
-                _ => words("chunk-types", "", ""),
-            },
+            Want::Udp(want) => self.port_words([&want.source, &want.destination], reader),
+            Want::Sctp(want) => {
+                for (subject, cond, side) in [
+                    ("sport", &want.source, PortSide::Source),
+                    ("dport", &want.destination, PortSide::Destination),
+                ] {
+                    let Some(cond) = cond else { continue };
+                    let has = self.port(reader, side);
+                    if !has.as_ref().is_ok_and(|has| within(cond, has)) {
+                        return words(subject, cond_span(cond), answer::found(has));
+                    }
+                }
+                words("chunk-types", "", "")
+            }
             Want::Multiport(want) => {
-                let list: Vec<String> = want.ports.want.iter().map(span).collect();
+                let list: Vec<String> = want.ports.want.iter().map(ToString::to_string).collect();
                 let wanted = format!("{}{}", not(want.ports.inverted), list.join(","));
+                let ports = self.ports(reader);
                 let (subject, found) = match want.side {
-                    PortSide::Source => ("sports", answer::found(half(0))),
-                    PortSide::Destination => ("dports", answer::found(half(2))),
-                    _ => match (half(0), half(2)) {
-                        (Ok(source), Ok(destination)) => {
-                            ("ports", format!("{source} and {destination}"))
-                        }
-                        _ => ("ports", String::new()),
-                    },
+                    PortSide::Source => ("sports", ports.map(|(port, _)| port.to_string())),
+                    PortSide::Destination => ("dports", ports.map(|(_, port)| port.to_string())),
+                    _ => ("ports", ports.map(|(a, b)| format!("{a} and {b}"))),
                 };
-                words(subject, wanted, found)
+                words(subject, wanted, answer::found(found))
             }
             Want::Icmp(want) | Want::Icmp6(want) => {
                 let code = if want.code.min == 0 && want.code.max == u8::MAX {
                     String::new()
                 } else {
-                    format!("/{}", span(&want.code))
+                    format!("/{}", want.code)
                 };
                 let wanted = format!("{}{}{code}", not(want.inverted), want.kind);
                 let found = match (byte(0), byte(1)) {
@@ -327,6 +339,22 @@ impl Transport {
             Want::Esp(want) => words("espspi", cond_span(&want.spi), answer::found(word(0))),
             Want::Ah(want) => words("ahspi", cond_span(&want.spi), answer::found(word(4))),
         }
+    }
+}
+
+impl Transport {
+    /// Words for ports that do not fit.
+    fn port_words(&self, want: [&Cond<Span<u16>>; 2], reader: &mut Reader<'_>) -> Words {
+        let [source, destination] = want;
+        let (subject, cond, side) = match self.ports(reader) {
+            Ok((_, port)) if asks(destination) && !within(destination, &port) => {
+                ("dport", destination, PortSide::Destination)
+            }
+            Err(_) if asks(destination) => ("dport", destination, PortSide::Destination),
+            _ => ("sport", source, PortSide::Source),
+        };
+        let has = self.port(reader, side);
+        words(subject, cond_span(cond), answer::found(has))
     }
 }
 

@@ -100,6 +100,7 @@ pub fn decode_table(payload: &[u8]) -> Result<Table, AttrError> {
         sets: Vec::new(),
         objects: Vec::new(),
         flowtables: Vec::new(),
+        iptables: false,
     })
 }
 

@@ -17,6 +17,7 @@ use crate::{
         socket::{Message, Socket, SocketError, flags, message},
     },
     ruleset::model::{Element, Family, Ruleset, Set, Table},
+    xtables::save::is_iptables,
 };
 
 /// Readings that a busy ruleset may spoil before [`read_ruleset`] gives up.
@@ -166,6 +167,7 @@ fn read_parts(socket: &mut Socket) -> Result<(Vec<Table>, Vec<String>), Spoiled>
                 problems.push(format!("{problem} of set {set} in table {family} {table}"));
             }
         }
+        table.iptables = is_iptables(table);
     }
     Ok((parts.tables, problems))
 }

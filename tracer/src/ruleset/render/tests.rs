@@ -17,6 +17,7 @@ pub(super) fn table(family: Family, sets: Vec<Set>) -> Table {
         sets,
         objects: Vec::new(),
         flowtables: Vec::new(),
+        iptables: false,
     }
 }
 

@@ -14,8 +14,11 @@ pub fn chain_line(name: &str, policy: Option<&str>, counters: Option<Counters>) 
 }
 
 /// A table of iptables-nft: the built-in chains in the order of their hooks, then the others by name. `None` if it has more than chains and
-/// rules: sets, objects, flowtables, flags.
+/// rules (sets, objects, flowtables, flags), or if its family is not iptables'.
 pub fn table(table: &Table, options: &render::Options<'_>) -> Option<String> {
+    if !matches!(table.family, model::Family::Ip | model::Family::Ip6) {
+        return None;
+    }
     let more = !table.sets.is_empty() || !table.objects.is_empty() || !table.flowtables.is_empty();
     let bound = |chain: &Chain| chain.flags & Chain::BINDING != 0;
     if more || table.flags != 0 || table.comment.is_some() || table.chains.iter().any(bound) {

@@ -119,6 +119,61 @@ pub fn legacy_rule(
     spec.line(&chain.name, names)
 }
 
+/// Whether a rule of these tables names a set of ipset: the kernel keeps a number, and the name must be asked for
+/// ([`Names::with_ip_sets`]).
+pub fn names_ip_sets<'a>(
+    rulesets: impl IntoIterator<Item = &'a model::Ruleset>,
+    legacy: impl IntoIterator<Item = &'a legacy::Table>,
+) -> bool {
+    let tables = rulesets.into_iter().flat_map(|ruleset| &ruleset.tables);
+    let mut exprs = tables
+        .filter(|table| table.iptables)
+        .flat_map(|table| &table.chains)
+        .flat_map(|chain| &chain.rules)
+        .flat_map(|rule| &rule.exprs);
+    let mut rules = legacy
+        .into_iter()
+        .flat_map(|table| &table.chains)
+        .flat_map(|chain| &chain.rules);
+    exprs.any(|expr| match expr {
+        model::Expr::Match { name, .. } => name == "set",
+        model::Expr::Target { name, .. } => name == "SET",
+        _ => false,
+    }) || rules.any(|rule| {
+        matches!(rule.jump, legacy::Jump::Target(Target::Set(_)))
+            || rule
+                .matches
+                .iter()
+                .any(|item| matches!(item, Match::Set(_)))
+    })
+}
+
+/// Whether the rule names a set of ipset that has no name here: one made a moment ago.
+pub fn lacks_set_name(family: model::Family, rule: &model::Rule, names: &Names) -> bool {
+    let has_set = |expr: &model::Expr| match expr {
+        model::Expr::Match { name, .. } => name == "set",
+        model::Expr::Target { name, .. } => name == "SET",
+        _ => false,
+    };
+    // Few rules have one: the others need not be decoded.
+    if !rule.exprs.iter().any(has_set) {
+        return false;
+    }
+    let Some(spec) = lift::spec(family, rule) else {
+        return false;
+    };
+    let matched = spec.matches.iter().filter_map(|item| match item {
+        Match::Set(set) => Some(&set.set),
+        _ => None,
+    });
+    let changed = match &spec.action {
+        Action::Target(Target::Set(set)) => [&set.add, &set.del, &set.map],
+        _ => [&None, &None, &None],
+    };
+    let mut sets = matched.chain(changed.into_iter().flatten());
+    sets.any(|set| names.ip_set(set.index).is_none())
+}
+
 /// The comment of a rule, as `-m comment` or as nft keeps it.
 pub fn comment(rule: &model::Rule) -> Option<String> {
     if rule.comment.is_some() {

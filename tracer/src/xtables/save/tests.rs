@@ -1,7 +1,7 @@
 //! Forms that the iptables of the tests does not write, and those that nobody's iptables does.
 
 use super::lift::{key, spec};
-use super::{Action, Spec, ip};
+use super::{Action, Spec, ip, is_iptables};
 use crate::ruleset::model::{
     BaseChain, Chain, CmpOp, Counters, Data, Expr, Family, PayloadBase, Rule, Table, Verdict,
 };
@@ -137,7 +137,7 @@ fn the_order_of_1_8_11() {
         action: Action::Verdict("DROP"),
     };
     assert_eq!(spec, expected);
-    assert!(table("filter", rule.exprs, None).is_iptables());
+    assert!(is_iptables(&table("filter", rule.exprs, None)));
 }
 
 /// What `exprs` after `-p tcp` ask of the ports.
@@ -325,6 +325,7 @@ fn table(name: &str, exprs: Vec<Expr>, counters: Option<Counters>) -> Table {
         sets: Vec::new(),
         objects: Vec::new(),
         flowtables: Vec::new(),
+        iptables: false,
     }
 }
 
@@ -332,24 +333,40 @@ fn table(name: &str, exprs: Vec<Expr>, counters: Option<Counters>) -> Table {
 fn tables_by_what_is_in_them() {
     let drop = || verdict(Verdict::DROP, None);
     let plain = || table("filter", vec![counter(), drop()], None);
-    assert!(plain().is_iptables());
+    assert!(is_iptables(&plain()));
     // nft 1.1 notes its version.
     let with_version = Table {
         userdata: vec![2, 4, 1, 1, 1, 0],
         ..plain()
     };
-    assert!(!with_version.is_iptables());
+    assert!(!is_iptables(&with_version));
     // A chain that counts, whatever else is in the table.
-    assert!(table("filter", vec![drop()], Some(Counters::default())).is_iptables());
-    assert!(!table("other", vec![drop()], Some(Counters::default())).is_iptables());
-    assert!(!table("filter", vec![drop()], None).is_iptables());
+    assert!(is_iptables(&table(
+        "filter",
+        vec![drop()],
+        Some(Counters::default())
+    )));
+    assert!(!is_iptables(&table(
+        "other",
+        vec![drop()],
+        Some(Counters::default())
+    )));
+    assert!(!is_iptables(&table("filter", vec![drop()], None)));
     let compat = |name: &str| Expr::Match {
         name: name.to_owned(),
         rev: 0,
         info: Vec::new(),
     };
-    assert!(table("filter", vec![compat("x"), drop()], None).is_iptables());
-    assert!(!table("other", vec![compat("x"), drop()], None).is_iptables());
+    assert!(is_iptables(&table(
+        "filter",
+        vec![compat("x"), drop()],
+        None
+    )));
+    assert!(!is_iptables(&table(
+        "other",
+        vec![compat("x"), drop()],
+        None
+    )));
     // The order of 1.8.10 has the protocol of IPv4 as a byte: this one is nft's.
     let exprs = vec![
         network(12, 4),
@@ -359,7 +376,7 @@ fn tables_by_what_is_in_them() {
         counter(),
         drop(),
     ];
-    assert!(!table("filter", exprs, None).is_iptables());
+    assert!(!is_iptables(&table("filter", exprs, None)));
     // The log of an old iptables, and one that nft alone can write.
     let log = |group| Expr::Log {
         prefix: None,
@@ -369,6 +386,14 @@ fn tables_by_what_is_in_them() {
         snaplen: None,
         qthreshold: None,
     };
-    assert!(table("filter", vec![counter(), log(Some(1))], None).is_iptables());
-    assert!(!table("filter", vec![counter(), log(None)], None).is_iptables());
+    assert!(is_iptables(&table(
+        "filter",
+        vec![counter(), log(Some(1))],
+        None
+    )));
+    assert!(!is_iptables(&table(
+        "filter",
+        vec![counter(), log(None)],
+        None
+    )));
 }
