@@ -8,10 +8,13 @@ use fwtrace::eval::world::World;
 
 use crate::kernel::{Said, Tool, evaluate, world};
 
+/// Sends a packet.
+type Send<'a> = dyn Fn(&Net) -> Result<()> + 'a;
+
 /// A packet, how it is sent, and as what it comes to the rules.
 pub(crate) struct Case<'a> {
     pub(crate) name: &'a str,
-    pub(crate) send: Box<dyn Fn(&Net) -> Result<()> + 'a>,
+    pub(crate) send: Box<Send<'a>>,
     /// From its link-layer header, if it has one.
     pub(crate) bytes: Vec<u8>,
     /// All but the bytes and the length.

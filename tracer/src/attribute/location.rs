@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range, sync::Arc};
 
 use fwtrace_abi::{SITE_POLICY, SITE_RULE, Site};
 
+use super::{NFPROTO_IPV4, NFPROTO_IPV6};
 use crate::{
     event::DecidedBy,
     kernel::{
@@ -11,6 +12,9 @@ use crate::{
         symbols::{self, Symbols},
     },
 };
+
+/// `NF_INET_PRE_ROUTING`: the one hook of IP that comes before routing.
+const PREROUTING: u8 = 0;
 
 /// What is known of the kernel's code.
 pub struct Locations {
@@ -64,13 +68,20 @@ impl Locations {
             .clone()
     }
 
-    /// Family and hook of the innermost caller of a hook among the return addresses in `stack`.
-    pub(super) fn hook(&self, stack: &[u64]) -> Option<(u8, u8)> {
-        hooks::hook_of_stack(
-            stack
-                .iter()
-                .filter_map(|&word| self.callers.find(word))
-                .map(|(name, _)| name),
-        )
+    /// Family and hook of the innermost caller of a hook among the return addresses in `stack` that can have had the packet.
+    /// `routed`: whether it has a route, if that is known. Frames hold what earlier calls have left there, too: return addresses
+    /// of a hook that the packet before came to.
+    pub(super) fn hook(&self, stack: &[u64], routed: Option<bool>) -> Option<(u8, u8)> {
+        let callers: Vec<&str> = stack
+            .iter()
+            .filter_map(|&word| self.callers.find(word))
+            .map(|(name, _)| name)
+            .collect();
+        (0..callers.len())
+            .filter_map(|from| hooks::hook_of_stack(callers.iter().skip(from).copied()))
+            .find(|&(pf, hook)| {
+                let ip = matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6);
+                !ip || routed != Some(false) || hook == PREROUTING
+            })
     }
 }

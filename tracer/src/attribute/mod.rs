@@ -14,7 +14,7 @@ mod view;
 
 use std::{collections::HashMap, ffi::CStr, sync::Arc};
 
-use fwtrace_abi::{FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
+use fwtrace_abi::{FLAG_DST, FLAG_DST_READ, FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use jiff::Timestamp;
 
 pub use self::{evaluate::Depth, location::Locations, surroundings::Surroundings};
@@ -232,7 +232,8 @@ impl Attributor {
         if record.hook != UNKNOWN {
             return (record.pf, Some(record.hook));
         }
-        match self.locations.hook(&raw.stack) {
+        let routed = (record.flags & FLAG_DST_READ != 0).then_some(record.flags & FLAG_DST != 0);
+        match self.locations.hook(&raw.stack, routed) {
             Some((pf, number)) => (pf, Some(number)),
             None => match packet {
                 PacketFamily::Ipv4 => (NFPROTO_IPV4, None),
