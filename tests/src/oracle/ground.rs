@@ -92,8 +92,6 @@ pub struct Ground {
     watch: Watch,
     legacy: Option<Legacy>,
     sentinels: u16,
-    /// Falsify every so manieth answer.
-    pub falsify: Option<usize>,
 }
 
 /// What the runs of fwtrace say of a batch.
@@ -138,15 +136,15 @@ impl Ground {
             watch,
             legacy: (watch != Watch::Plain).then(Legacy::default),
             sentinels: 0,
-            falsify: None,
         })
     }
 
-    /// Runs a case; rules that are refused are taken out of it.
+    /// Runs a case; rules that are refused are taken out of it. Every so manieth answer is made
+    /// wrong first, if `falsify` says so.
     ///
     /// # Errors
     /// The kernel's word cannot be had: what was found then proves nothing.
-    pub fn run(&mut self, case: &mut Case) -> Result<Outcome> {
+    pub fn run(&mut self, case: &mut Case, falsify: Option<usize>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.open(case)?;
         for step in &mut case.steps {
@@ -159,25 +157,28 @@ impl Ground {
         let rules = known(&before, self.legacy.as_ref(), case);
         outcome.sent = case.packets.len();
         let tally = match self.watch {
-            Watch::LegacyTraced => Some(Tally::read(&self.net.r)?),
+            Watch::LegacyTraced => Some(self.tally()?.0),
             _ => None,
         };
         let trace = &mut self.trace;
         self.sender
             .send(&case.packets, |packet| patched(packet, trace));
         let (batch, mut said) = self.settle()?;
-        if let Some(every) = self.falsify {
-            outcome.falsified = falsify(&mut said.passive, every);
+        if let Some(every) = falsify {
+            outcome.falsified = falsify_events(&mut said.passive, every);
         }
         outcome.traced = batch.messages;
         outcome.drops = batch.drops.len();
         let after = read_ruleset(&mut self.netlink)?;
         check_counters(&before, &after, &batch.drops)?;
-        if let (Some(tally), Some(legacy)) = (tally, &self.legacy) {
+        if let Some(tally) = tally {
+            let (after, drops, events) = self.tally()?;
+            said.passive.extend(events);
+            let drops = [batch.drops, drops].concat();
             let (named, others): (Vec<_>, Vec<_>) =
                 said.passive.into_iter().partition(tally::is_named);
-            outcome.answers = compare(&batch.drops, &others, &rules);
-            let after = Tally::read(&self.net.r)?;
+            outcome.answers = compare(&drops, &others, &rules);
+            let legacy = self.legacy.as_ref().context("no legacy tables")?;
             outcome.answers.extend(after.grade(&tally, legacy, &named));
             return Ok(outcome);
         }
@@ -240,6 +241,22 @@ impl Ground {
             },
         };
         Ok((batch, said))
+    }
+
+    /// The counters of legacy rules at a moment at which nothing is dropped, and what was dropped
+    /// before it: R may send something by itself at any time.
+    fn tally(&mut self) -> Result<(Tally, Vec<Truth>, Vec<DropEvent>)> {
+        let (mut drops, mut events) = (Vec::new(), Vec::new());
+        for _ in 0..PRIMES {
+            let tally = Tally::read(&self.net.r)?;
+            let (batch, said) = self.settle()?;
+            if batch.drops.is_empty() && said.passive.is_empty() {
+                return Ok((tally, drops, events));
+            }
+            drops.extend(batch.drops);
+            events.extend(said.passive);
+        }
+        bail!("R does not come to rest")
     }
 
     /// Loads a ruleset, without the lines that are refused; how many that were.
@@ -410,7 +427,7 @@ fn events(run: &mut Fwtrace, number: u16) -> Result<Vec<DropEvent>> {
 }
 
 /// Makes every so manieth event name another rule than it does; how many that were.
-fn falsify(events: &mut [DropEvent], every: usize) -> usize {
+fn falsify_events(events: &mut [DropEvent], every: usize) -> usize {
     let named = events.iter_mut().filter_map(|event| event.rule.as_mut());
     let chosen = named.step_by(every.max(1));
     chosen

@@ -152,9 +152,14 @@ fn judge(
     report: &mut Report,
 ) -> Result<()> {
     let watch = watch(case);
-    let ground = grounds.get(watch)?;
-    ground.falsify = options.falsify;
-    match ground.run(case) {
+    let mut result = grounds.get(watch)?.run(case, options.falsify);
+    if result.is_err() {
+        // R may have sent something by itself between two looks at counters. What is left of the
+        // case must not be taken for another's.
+        grounds.discard(watch);
+        result = grounds.get(watch)?.run(case, options.falsify);
+    }
+    match result {
         Ok(outcome) => {
             report.add(case, &outcome);
             if report::is_kept(case, &outcome) {
@@ -172,7 +177,6 @@ fn judge(
                 "oracle: not judged: {}: {error:#}",
                 path.display()
             ));
-            // What is left of it must not be taken for the next case's.
             grounds.discard(watch);
         }
     }

@@ -17,14 +17,14 @@ type Finding = (Grade, Option<EvidenceSource>);
 /// The case cannot be judged, or shows nothing.
 pub fn shrink(ground: &mut Ground, case: &Case) -> Result<Case> {
     let mut smallest = case.clone();
-    let outcome = ground.run(&mut smallest)?;
+    let outcome = ground.run(&mut smallest, None)?;
     let mut findings = outcome.answers.iter();
     let first = findings.find(|a| report::is_kept_answer(&smallest, a));
     let finding = first.map(finding).context("it shows nothing")?;
     let mut shows = |case: &Case| {
         let mut case = case.clone();
         // A case that cannot be judged shows something else.
-        let outcome = ground.run(&mut case);
+        let outcome = ground.run(&mut case, None);
         outcome.is_ok_and(|outcome| {
             let mut answers = outcome.answers.iter();
             answers.any(|a| report::is_kept_answer(&case, a) && self::finding(a) == finding)
