@@ -21,11 +21,14 @@ use fwtrace::{
         sockets,
     },
     packet::Capture,
-    ruleset::render::Names,
+    ruleset::{
+        model::{Chain, Family, Rule, Table},
+        render::{Names, Options},
+    },
     xtables::{
-        Family,
+        self,
         legacy::{Info, Jump, blob},
-        matches, targets,
+        matches, save, targets,
     },
 };
 
@@ -172,6 +175,49 @@ fn rule(payload: &[u8]) {
     if let Ok(located) = nftables::decode_rule(payload) {
         let rule = &located.item.1;
         black_box((rule.ending(), rule.decides(), rule.is_reject()));
+        save(rule);
+    }
+}
+
+/// A rule as one of iptables-nft, IPv4 and IPv6.
+fn save(rule: &Rule) {
+    let names = Names::default();
+    for family in [Family::Ip, Family::Ip6] {
+        let chain = Chain {
+            name: "SUB".to_owned(),
+            handle: 1,
+            base: None,
+            flags: 0,
+            comment: None,
+            userdata: Vec::new(),
+            rules: vec![rule.clone()],
+        };
+        let table = Table {
+            family,
+            name: "filter".to_owned(),
+            handle: 1,
+            flags: 0,
+            owner: None,
+            comment: None,
+            userdata: Vec::new(),
+            chains: vec![chain],
+            sets: Vec::new(),
+            objects: Vec::new(),
+            flowtables: Vec::new(),
+            iptables: true,
+        };
+        let options = Options {
+            names: &names,
+            stateless: false,
+            handles: true,
+        };
+        for chain in &table.chains {
+            let text = save::rule(&table, chain, rule, &names);
+            assert!(text.is_none_or(|text| text.starts_with("-A SUB") && !text.contains('\n')));
+        }
+        black_box((save::is_iptables(&table), save::comment(rule)));
+        black_box(save::lacks_set_name(family, rule, &names));
+        assert!(save::table(&table, &options).is_some());
     }
 }
 
@@ -190,8 +236,8 @@ pub fn xtables(data: &[u8]) {
         return;
     };
     let family = match info.first() {
-        Some(byte) if byte % 2 == 1 => Family::V6,
-        _ => Family::V4,
+        Some(byte) if byte % 2 == 1 => xtables::Family::V6,
+        _ => xtables::Family::V4,
     };
     let Some(info) = Info::decode(info) else {
         return;
@@ -205,6 +251,9 @@ pub fn xtables(data: &[u8]) {
     for hook in 0..5 {
         black_box(table.terminals(hook));
     }
+    black_box(save::legacy_table(&table, &Names::default(), false, |_| {
+        true
+    }));
 }
 
 /// Traces, logged packets and what `/proc` lists of their sockets: each message of the input, and the input as it is.
@@ -242,9 +291,9 @@ pub fn extensions(data: &[u8]) {
         rest = after;
         let name = String::from_utf8_lossy(name);
         let family = if kind & 2 == 0 {
-            Family::V4
+            xtables::Family::V4
         } else {
-            Family::V6
+            xtables::Family::V6
         };
         let mut text = String::new();
         if kind & 1 == 0 {

@@ -8,6 +8,7 @@ fn options(cases: &tempfile::TempDir, falsify: Option<usize>) -> Options {
         packets: 240,
         seed: 7,
         replay: None,
+        shrink: false,
         cases: cases.path().to_owned(),
         kind: Some(Kind::Nft),
         falsify,

@@ -8,18 +8,23 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use e2e::oracle::{Options, generate::Kind, run};
 
-/// `--packets N`, `--seed S`, `--replay FILE`, `--cases DIR`, `--only KIND`.
+/// `--packets N`, `--seed S`, `--replay FILE`, `--shrink`, `--cases DIR`, `--only KIND`.
 fn options() -> Result<Options> {
     let mut options = Options {
         packets: 3000,
         seed: 1,
         replay: None,
+        shrink: false,
         cases: PathBuf::from("target/oracle"),
         kind: None,
         falsify: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if flag == "--shrink" {
+            options.shrink = true;
+            continue;
+        }
         let value = args
             .next()
             .with_context(|| format!("{flag} takes a value"))?;

@@ -86,7 +86,7 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Ans
     }
     for event in left {
         // Defragmentation and conntrack drop, too: no trace has that.
-        let (grade, why) = if names_nothing(event) {
+        let (grade, why) = if names_nothing(event) || is_hotdrop(event) {
             (Grade::Right, Vec::new())
         } else {
             (
@@ -116,6 +116,13 @@ fn names_nothing(event: &DropEvent) -> bool {
     };
     let nothing = event.rule.is_none() && event.policy.is_none();
     nobody && nothing && event.evidence.candidates.is_empty()
+}
+
+/// Whether a packet too short for a legacy match was dropped by it. The kernel counts and traces no
+/// rule then; the evaluator may tell whose match it was.
+pub fn is_hotdrop(event: &DropEvent) -> bool {
+    let computed = event.evidence.source == EvidenceSource::Evaluator;
+    event.engine == Engine::IptablesLegacy && event.packet.truncated && computed
 }
 
 fn known<'a>(rules: &'a Rules, truth: &Truth) -> Option<&'a Known> {

@@ -115,6 +115,12 @@ impl Ground {
         let trace = Trace::open(&net.r, watch == Watch::Legacy)?;
         let netlink = net.r.run(|| Socket::open(Protocol::Netfilter, &[]))?;
         let sender = Sender::new(&net)?;
+        if watch == Watch::LegacyTraced {
+            // Where there are none yet, `--trace` leaves the logger alone.
+            for loader in [Loader::IptablesLegacy, Loader::Ip6tablesLegacy] {
+                net.r.command(loader.argv(), &xt_rules::nothing())?;
+            }
+        }
         let start = |args: &[&str]| Fwtrace::start(&net.r, args);
         let (passive, evaluator, traced) = match watch {
             Watch::Plain => (start(&[])?, Some(start(EVALUATOR)?), Some(start(TRACE)?)),
@@ -277,7 +283,8 @@ impl Ground {
         for count in 1..=PRIMES {
             self.probe(xt_rules::PRIMER, 7);
             let (_, said) = self.settle()?;
-            if said.passive.iter().any(tally::is_named) {
+            let mut runs = [Some(said.passive), said.evaluator].into_iter().flatten();
+            if runs.all(|events| events.iter().any(tally::is_named)) {
                 return Ok(count);
             }
             std::thread::sleep(PAUSE);

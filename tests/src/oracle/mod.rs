@@ -9,6 +9,7 @@
 //! | [`truth`] | the kernel's own word: nftrace and legacy TRACE lines |
 //! | [`tally`] | its word where TRACE lines go to fwtrace: counters |
 //! | [`compare`] | its word against fwtrace's |
+//! | [`shrink`] | the smallest case that still shows what a case shows |
 //! | [`report`] | the table, and the cases that are kept |
 
 pub mod aim;
@@ -25,6 +26,7 @@ pub mod packet;
 pub mod random;
 pub mod report;
 pub mod send;
+pub mod shrink;
 pub mod tally;
 pub mod truth;
 pub mod xt_match;
@@ -52,6 +54,8 @@ pub struct Options {
     pub seed: u64,
     /// A kept case, instead of random ones.
     pub replay: Option<PathBuf>,
+    /// Make the kept case smaller, and keep that beside it.
+    pub shrink: bool,
     /// Where cases are kept that show something wrong.
     pub cases: PathBuf,
     /// Only cases of this kind.
@@ -103,6 +107,11 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut grounds = Grounds::default();
     if let Some(path) = &options.replay {
         let mut case = Case::read(path)?;
+        if options.shrink {
+            let ground = grounds.get(watch(&case))?;
+            case = shrink::shrink(ground, &case)?;
+            case.name += "-small";
+        }
         judge(options, &mut grounds, &mut case, &mut report)?;
     } else {
         let mut seeds = Random::new(options.seed);
@@ -126,6 +135,15 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// Who watches a case.
+fn watch(case: &Case) -> Watch {
+    match (case.has_legacy(), case.traced) {
+        (false, _) => Watch::Plain,
+        (true, false) => Watch::Legacy,
+        (true, true) => Watch::LegacyTraced,
+    }
+}
+
 /// Runs one case and keeps it if something is wrong.
 fn judge(
     options: &Options,
@@ -133,11 +151,7 @@ fn judge(
     case: &mut Case,
     report: &mut Report,
 ) -> Result<()> {
-    let watch = match (case.has_legacy(), case.traced) {
-        (false, _) => Watch::Plain,
-        (true, false) => Watch::Legacy,
-        (true, true) => Watch::LegacyTraced,
-    };
+    let watch = watch(case);
     let ground = grounds.get(watch)?;
     ground.falsify = options.falsify;
     match ground.run(case) {

@@ -126,7 +126,8 @@ pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
     outcome.answers.iter().any(|a| is_kept_answer(case, a))
 }
 
-fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
+/// Whether an answer must be looked at.
+pub fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
     answer.grade == Grade::Unknown || is_bad_answer(case, answer)
 }
 

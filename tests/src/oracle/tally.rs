@@ -6,7 +6,7 @@ use anyhow::Result;
 use fwtrace::event::{DropEvent, Engine};
 
 use crate::netns::Netns;
-use crate::oracle::compare::{Answer, Grade};
+use crate::oracle::compare::{Answer, Grade, is_hotdrop};
 use crate::oracle::legacy::Legacy;
 
 /// Family, table, chain, and the rule's number; 0 is the policy.
@@ -129,7 +129,8 @@ fn place(event: &DropEvent) -> Place {
     })
 }
 
-/// Whether a legacy rule or policy is named.
+/// Whether a legacy rule or policy is named that must have counted.
 pub fn is_named(event: &DropEvent) -> bool {
-    event.engine == Engine::IptablesLegacy && (event.rule.is_some() || event.policy.is_some())
+    let named = event.rule.is_some() || event.policy.is_some();
+    event.engine == Engine::IptablesLegacy && named && !is_hotdrop(event)
 }

@@ -6,7 +6,7 @@ use fwtrace::{
     netns::NetNs,
     xtables::{
         Family,
-        legacy::{Table, follow::Tables},
+        legacy::{Table, follow::Tables, lock::Lock},
     },
 };
 
@@ -28,15 +28,15 @@ fn replacements_are_followed() {
     let netns = netns();
     let mut tables = Tables::open(&NetNs::find(netns.name()).unwrap()).unwrap();
     assert_eq!((tables.generation(), tables.newest().count()), (1, 0));
-    assert!(!tables.poll().unwrap());
+    assert!(!tables.poll(false).unwrap());
 
     // A table appears.
     run(
         &netns,
         "iptables-legacy -w -A INPUT -p udp --dport 9 -j DROP",
     );
-    assert!(tables.poll().unwrap());
-    assert!(!tables.poll().unwrap());
+    assert!(tables.poll(false).unwrap());
+    assert!(!tables.poll(false).unwrap());
     assert_eq!(tables.generation(), 2);
     let first = now();
     assert!(!tables.refresh().unwrap());
@@ -62,9 +62,9 @@ fn replacements_are_followed() {
         &netns,
         "iptables-legacy -w -A INPUT -p udp --dport 11 -j DROP",
     );
-    assert!(tables.poll().unwrap());
+    assert!(tables.poll(false).unwrap());
     run(&netns, "ip6tables-legacy -w -t raw -P OUTPUT DROP");
-    assert!(tables.poll().unwrap());
+    assert!(tables.poll(false).unwrap());
     assert_eq!(tables.generation(), 5);
     let names: Vec<_> = tables
         .newest()
@@ -88,7 +88,7 @@ fn replacements_are_followed() {
 
     // With its module, a table can be gone; with its rules flushed, it is there still.
     run(&netns, "iptables-legacy -w -F");
-    assert!(tables.poll().unwrap());
+    assert!(tables.poll(false).unwrap());
     assert_eq!(rules(tables.table(Family::V4, "filter").unwrap()), 0);
 }
 
@@ -111,4 +111,28 @@ fn every_replacement_counts_once() {
         assert!(!tables.refresh().unwrap(), "{n}");
         assert_eq!(tables.generation(), n + 2);
     }
+}
+
+/// The lock tells of each call of iptables-legacy, after it.
+#[test]
+fn the_lock_tells() {
+    let netns = netns();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut lock = Lock::watch().unwrap();
+        let mut tables = Tables::open(&NetNs::find(netns.name()).unwrap()).unwrap();
+        for n in 1..=20 {
+            let port = 100 + n;
+            let append = format!("iptables-legacy -w -A INPUT -p udp --dport {port} -j DROP");
+            run(&netns, &append);
+            let told = tokio::time::timeout(e2e::PATIENCE, lock.released());
+            told.await.expect("told");
+            assert!(tables.poll(true).unwrap(), "{n}");
+            let filter = tables.table(Family::V4, "filter").unwrap();
+            assert_eq!(rules(filter), n);
+        }
+    });
 }

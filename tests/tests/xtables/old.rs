@@ -53,7 +53,8 @@ impl Info {
 }
 
 fn read_filter(loaded: &Loaded, family: Family) -> Raw {
-    let reader = Reader::open(&NetNs::find(loaded.netns.name()).unwrap()).unwrap();
+    let mut reader = Reader::open(&NetNs::find(loaded.netns.name()).unwrap()).unwrap();
+    reader.names().unwrap();
     reader.raw(family, "filter").unwrap()
 }
 

@@ -28,13 +28,15 @@ impl Case<'_> {
     }
 }
 
-/// A and B whose own stacks are deaf: R sees nothing but what the test sends.
+/// A and B whose own stacks are deaf and dumb (frames that a test sends pass them by): R sees nothing but what the test sends.
 pub(crate) fn quiet() -> Result<Net> {
     let net = Net::routed()?;
     for ns in [&net.a, &net.b] {
         nft::load(
             ns,
-            "table inet t {\nchain c { type filter hook prerouting priority -500; policy drop; }\n}\n",
+            "table inet t {\n\
+             chain in { type filter hook prerouting priority -500; policy drop; }\n\
+             chain out { type filter hook output priority -500; policy drop; }\n}\n",
         )?;
     }
     Ok(net)

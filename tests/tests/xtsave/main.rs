@@ -287,6 +287,7 @@ fn assert_numbers(ns: &Netns, engine: Engine, table: &str, chain: &OurChain) {
     let name = chain.name.as_str();
     let list = [
         engine.iptables,
+        "-w",
         "-t",
         table,
         "-L",
@@ -348,7 +349,7 @@ fn rules_are_iptables_saves() {
         }
         let mut compared = 0;
         for rules in corpus(engine.v6) {
-            ns.command(&[engine.restore, "-c"], &rules).unwrap();
+            ns.command(&[engine.restore, "-w", "-c"], &rules).unwrap();
             compared += compare(&ns, engine);
         }
         assert!(compared > 150, "{compared} of {}", engine.save);
@@ -364,7 +365,7 @@ fn every_protocol_has_its_name() {
             "*filter\n:INPUT ACCEPT\n{}COMMIT\n",
             rules.collect::<String>()
         );
-        ns.command(&[engine.restore], &rules).unwrap();
+        ns.command(&[engine.restore, "-w"], &rules).unwrap();
         assert_eq!(compare(&ns, engine), 510);
     }
 }
@@ -394,7 +395,7 @@ fn every_prefix_and_some_masks() {
     ] {
         let [ns] = Netns::create().unwrap();
         let rules = format!("*filter\n:INPUT ACCEPT\n{rules}COMMIT\n");
-        ns.command(&[engine.restore], &rules).unwrap();
+        ns.command(&[engine.restore, "-w"], &rules).unwrap();
         assert_eq!(compare(&ns, engine), count);
     }
 }

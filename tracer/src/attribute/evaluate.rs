@@ -7,13 +7,10 @@ use std::{
 
 use fwtrace_abi::Record;
 
-use super::{
-    Place,
-    legacy::{self, LegacyRules, Staleness},
-    rules,
-};
+use super::{Place, legacy, rules};
 use crate::{
     eval::{
+        cache::Cache,
         miss::Texts,
         outcome::{Answer, ChainId, Decision, End, EngineKind, Fate, Known, RuleId, TableId},
         packet::Packet,
@@ -36,6 +33,8 @@ use crate::{
 const KEPT: usize = 2;
 /// Namespaces with compiled rulesets; beyond that all are compiled again.
 const NAMESPACES: usize = 256;
+/// Ways that are kept for events; beyond that all are told again.
+const WAYS: usize = 4096;
 
 /// How much is told beside the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,11 +53,17 @@ pub enum Depth {
 #[derive(Debug)]
 pub(super) struct Opinion {
     pub(super) answer: Said,
+    pub(super) way: Way,
+    /// What the kernel says is none of what the evaluator says: what it says instead.
+    pub(super) disagreement: Option<Vec<Candidate>>,
+}
+
+/// The way that the packet took, as far as it is told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Way {
     pub(super) path: Option<Arc<[PathStep]>>,
     pub(super) nearest_miss: Option<Arc<NearestMiss>>,
     pub(super) walk: Option<Arc<[Phase]>>,
-    /// What the kernel says is none of what the evaluator says: what it says instead.
-    pub(super) disagreement: Option<Vec<Candidate>>,
 }
 
 /// Which rule or policy it was.
@@ -123,7 +128,8 @@ impl Evaluator {
         place: &mut Place<'_>,
         clues: Clues<'_>,
     ) -> Option<Opinion> {
-        let stamp = stamp(record, place);
+        let exact = clues.exact.is_some();
+        let stamp = stamp(record, place, exact);
         if self.compiled.len() >= NAMESPACES {
             self.compiled.clear();
         }
@@ -132,7 +138,7 @@ impl Evaluator {
             Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
             // Of a ruleset that has been replaced since.
             None => known.iter().position(|compiled| {
-                record.generation != 0 && compiled.stamp.generation == record.generation
+                exact && record.generation != 0 && compiled.stamp.generation == record.generation
             }),
         };
         let at = match (at, stamp) {
@@ -155,7 +161,7 @@ impl Evaluator {
 }
 
 /// The newest rulesets, if they were in force at the time of the drop.
-fn stamp(record: &Record, place: &mut Place<'_>) -> Option<Stamp> {
+fn stamp(record: &Record, place: &mut Place<'_>, exact: bool) -> Option<Stamp> {
     let (readings, generation) = match place.rulesets.as_deref_mut() {
         Some(rulesets) => {
             rulesets.settle(record.generation)?;
@@ -165,8 +171,10 @@ fn stamp(record: &Record, place: &mut Place<'_>) -> Option<Stamp> {
     };
     let legacy = match place.legacy.as_deref_mut() {
         Some(tables) => {
-            let stale = LegacyRules::staleness(record) == Staleness::Stale;
-            tables.settle(record.time, stale)?;
+            // Nobody tells when a table is replaced. What the kernel has named holds anyway.
+            if !exact && !tables.settle(record.time) {
+                return None;
+            }
             tables.generation()
         }
         None => 0,
@@ -184,8 +192,11 @@ struct Compiled {
     stamp: Stamp,
     nft: Option<Arc<Ruleset>>,
     legacy: Vec<Table>,
-    program: Program,
+    cache: Cache,
+    /// By address of the walk, which is kept with it.
+    ways: HashMap<usize, (Arc<Walk>, Way)>,
     rules: HashMap<(RuleId, Option<ChainId>), Arc<RuleRef>>,
+    policies: HashMap<ChainId, Arc<PolicyRef>>,
     decisions: HashMap<Candidate, Option<Decision>>,
 }
 
@@ -202,10 +213,12 @@ impl Compiled {
             .collect();
         Self {
             stamp,
-            program: Program::new(nft.as_deref(), &legacy),
+            cache: Cache::new(Arc::new(Program::new(nft.as_deref(), &legacy))),
             nft,
             legacy,
+            ways: HashMap::new(),
             rules: HashMap::new(),
+            policies: HashMap::new(),
             decisions: HashMap::new(),
         }
     }
@@ -218,7 +231,7 @@ impl Compiled {
         clues: Clues<'_>,
         depth: Depth,
     ) -> Opinion {
-        let outcome = self.program.evaluate(packet, world);
+        let outcome = self.cache.evaluate(packet, world);
         let mut known = Known {
             engine: clues.engine,
             by_rule: clues.by_rule,
@@ -247,18 +260,12 @@ impl Compiled {
                 disagreement = Some(named.map(|named| named.what).collect());
             }
         }
-        let mut opinion = Opinion {
-            answer,
-            path: None,
-            nearest_miss: None,
-            walk: None,
-            disagreement,
-        };
-        let told = match (clues.exact, &opinion.disagreement) {
+        let told = match (clues.exact, &disagreement) {
             (Some(_), None) => known.decision.is_some(),
             (Some(_), Some(_)) => false,
-            (None, _) => matches!(opinion.answer, Said::Computed(_)),
+            (None, _) => matches!(answer, Said::Computed(_)),
         };
+        let mut way = Way::default();
         if depth > Depth::Rule && told {
             let texts = Texts {
                 nft: self.nft.as_deref(),
@@ -269,29 +276,43 @@ impl Compiled {
                 Depth::All => Detail::Full,
                 _ => Detail::Brief,
             };
-            if let Some(walk) = self.program.explain(packet, world, &texts, &known, detail) {
-                self.tell(&walk, names, depth, &mut opinion);
+            if let Some(walk) = self.cache.explain(packet, world, &texts, &known, detail) {
+                way = self.way(walk, names, depth);
             }
         }
-        opinion
+        Opinion {
+            answer,
+            way,
+            disagreement,
+        }
     }
 
-    fn tell(&mut self, walk: &Walk, names: &Names, depth: Depth, opinion: &mut Opinion) {
-        opinion.path = self.path(walk, names);
-        opinion.nearest_miss = walk.nearest.as_ref().and_then(|miss| {
+    fn way(&mut self, walk: Arc<Walk>, names: &Names, depth: Depth) -> Way {
+        let address = Arc::as_ptr(&walk).addr();
+        if let Some((_, way)) = self.ways.get(&address) {
+            return way.clone();
+        }
+        let nearest_miss = walk.nearest.as_ref().and_then(|miss| {
+            let misses = miss.failed.iter().map(|way| way.to_string().into());
             Some(Arc::new(NearestMiss {
                 rule: self.rule(miss.rule, None, names)?,
-                misses: miss
-                    .failed
-                    .iter()
-                    .map(|way| way.to_string().into())
-                    .collect(),
+                misses: misses.collect(),
             }))
         });
-        if depth >= Depth::Walk {
-            let phases = walk.phases.iter();
-            opinion.walk = phases.map(|phase| self.phase(phase, names)).collect();
+        let phases = walk.phases.iter().map(|phase| self.phase(phase, names));
+        let way = Way {
+            walk: match depth {
+                Depth::Rule | Depth::Path => None,
+                Depth::Walk | Depth::All => phases.collect(),
+            },
+            path: self.path(&walk, names),
+            nearest_miss,
+        };
+        if self.ways.len() >= WAYS {
+            self.ways.clear();
         }
+        self.ways.insert(address, (walk, way.clone()));
+        way
     }
 
     /// The rules that matched before the one that decided; `None`: of some it is not known whether they did.
@@ -357,7 +378,7 @@ impl Compiled {
         let base = end.base;
         let (what, table) = match end.decision {
             Decision::Rule(id) => (Candidate::Rule(self.rule(id, base, names)?), id.chain.table),
-            Decision::Policy(id) => (Candidate::Policy(Arc::new(self.policy(id)?)), id.table),
+            Decision::Policy(id) => (Candidate::Policy(self.policy(id)?), id.table),
             Decision::Passed => return None,
         };
         let (_, _, engine) = self.table(table)?;
@@ -436,8 +457,11 @@ impl Compiled {
         Some(rule)
     }
 
-    fn policy(&self, id: ChainId) -> Option<PolicyRef> {
-        Some(match id.table {
+    fn policy(&mut self, id: ChainId) -> Option<Arc<PolicyRef>> {
+        if let Some(policy) = self.policies.get(&id) {
+            return Some(Arc::clone(policy));
+        }
+        let policy = Arc::new(match id.table {
             TableId::Nft(_) => {
                 let (table, chain) = self.nft_chain(id)?;
                 rules::policy_reference(table, chain)
@@ -446,7 +470,9 @@ impl Compiled {
                 let (table, chain) = self.legacy_chain(id)?;
                 legacy::policy_reference(table, chain)
             }
-        })
+        });
+        self.policies.insert(id, Arc::clone(&policy));
+        Some(policy)
     }
 
     /// What the kernel has named, in the program's terms; `None`: it is not in these rulesets.

@@ -5,22 +5,12 @@ use std::sync::Arc;
 use fwtrace_abi::Record;
 
 use super::{
-    evaluate::{Named, Opinion, Said},
+    evaluate::{Named, Opinion, Said, Way},
     legacy::Told,
     location::Locations,
     rules::Resolved,
 };
-use crate::event::{
-    Candidate, Confidence, Engine, Evidence, EvidenceSource, NearestMiss, PathStep, Phase,
-    PolicyRef, RuleRef,
-};
-
-/// Path, nearest miss, walk.
-type Way = (
-    Option<Arc<[PathStep]>>,
-    Option<Arc<NearestMiss>>,
-    Option<Arc<[Phase]>>,
-);
+use crate::event::{Candidate, Confidence, Engine, Evidence, EvidenceSource, PolicyRef, RuleRef};
 
 /// Who dropped a packet.
 #[derive(Debug)]
@@ -81,7 +71,7 @@ impl Finding {
     pub(super) fn consider(&mut self, opinion: Opinion) -> Way {
         if self.rule.is_some() || self.policy.is_some() {
             self.evidence.disagreement = opinion.disagreement;
-            return (opinion.path, opinion.nearest_miss, opinion.walk);
+            return opinion.way;
         }
         let doubtful = self.evidence.confidence == Confidence::Ambiguous;
         let candidates = std::mem::take(&mut self.evidence.candidates);
@@ -96,7 +86,7 @@ impl Finding {
                     Candidate::Rule(rule) => self.rule = Some(rule),
                     Candidate::Policy(policy) => self.policy = Some(policy),
                 }
-                return (opinion.path, opinion.nearest_miss, opinion.walk);
+                return opinion.way;
             }
             Said::Ambiguous(named) if !doubtful => {
                 if let Some(first) = named.first()
@@ -109,7 +99,7 @@ impl Finding {
             }
             _ => self.evidence.candidates = candidates,
         }
-        (None, None, None)
+        Way::default()
     }
 }
 

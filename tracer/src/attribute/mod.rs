@@ -135,10 +135,9 @@ impl Attributor {
                 opinion = self.evaluator.opinion(record, &packet, &mut place, clues);
             }
         }
-        let (path, nearest_miss, walk) = match opinion {
-            Some(opinion) => finding.consider(opinion),
-            None => (None, None, None),
-        };
+        let way = opinion
+            .map(|opinion| finding.consider(opinion))
+            .unwrap_or_default();
         DropEvent {
             time,
             verdict: if finding.reject {
@@ -169,9 +168,9 @@ impl Attributor {
             packet,
             rule: finding.rule,
             policy: finding.policy,
-            path,
-            nearest_miss,
-            walk,
+            path: way.path,
+            nearest_miss: way.nearest_miss,
+            walk: way.walk,
             evidence: finding.evidence,
             count: 1,
         }

@@ -52,6 +52,8 @@ pub enum Field {
         offset: u32,
         len: u32,
     },
+    /// Whether the connection's addresses are translated. One byte.
+    Translated,
     /// Whether the packet walks the chains of type nat, which only the first packet of a connection does: of the hooks that translate
     /// sources, or destinations. One byte.
     NatWalk { source: bool },

@@ -18,6 +18,13 @@ pub(super) fn field(field: Field, packet: &Packet<'_>, world: &World) -> Value {
         Field::Ct { key, direction } => ct(packet, key, direction),
         Field::CtEarly { key, direction } => ct_early(packet, key, direction),
         Field::BeforeNat { base, offset, len } => before_nat(packet, base, offset, len),
+        Field::Translated => match packet.tracking {
+            Tracking::Connection(connection) => Value::u8(
+                (connection.status & (Connection::SRC_NAT | Connection::DST_NAT) != 0).into(),
+            ),
+            Tracking::None | Tracking::Untracked => Value::u8(0),
+            Tracking::Unknown => unknown("the connection is not known"),
+        },
         Field::NatWalk { source } => nat_walk(packet, source),
         Field::Exthdr {
             op,
@@ -341,10 +348,6 @@ fn before_nat(packet: &Packet<'_>, base: PayloadBase, offset: u32, len: u32) -> 
             _ => now,
         };
     };
-    let translated = Connection::SRC_NAT | Connection::DST_NAT;
-    if packet.moment == Moment::Entry || connection.status & translated == 0 {
-        return now;
-    }
     let (own, other) = match connection.is_reply() {
         false => (connection.original, connection.reply),
         true => (connection.reply, connection.original),

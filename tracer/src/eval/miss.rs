@@ -171,7 +171,8 @@ pub(super) fn nearest(
     reader: &mut Reader<'_>,
     missed: impl Iterator<Item = (u32, usize)>,
 ) -> Option<(u32, usize)> {
-    let mut best: Option<((usize, Reverse<usize>), (u32, usize))> = None;
+    let mut best = None;
+    let mut nearest = (usize::MAX, Reverse(0));
     for (chain, rule) in missed {
         let Some((failures, decided)) = failures(program, reader, chain, rule) else {
             continue;
@@ -187,11 +188,12 @@ pub(super) fn nearest(
         let steps = program.chains.get(chain as usize);
         let steps = steps.map_or(0, |chain| program.steps(chain, rule).len());
         let distance = (ways, Reverse(steps));
-        if ways > 0 && best.is_none_or(|(nearest, _)| distance < nearest) {
-            best = Some((distance, (chain, rule)));
+        if ways > 0 && distance < nearest {
+            nearest = distance;
+            best = Some((chain, rule));
         }
     }
-    best.map(|(_, rule)| rule)
+    best
 }
 
 /// In how many ways the nearest accepting rule of a chain fails.

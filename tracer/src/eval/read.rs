@@ -86,6 +86,10 @@ pub(super) enum Quick {
     Other,
 }
 
+fn no_such_field() -> Value {
+    Value::Unknown(Reason::missing("no such field"))
+}
+
 /// Where in the hook a chain is, as far as it makes a difference to what it reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Phase {
@@ -112,8 +116,10 @@ pub struct Reader<'r> {
     /// What is not known before it is written.
     open: Kinds,
     phase: Phase,
-    /// The quick way will not do.
+    /// Fields can be others than the packet itself shows: by what was written, or by where the walk is.
     special: bool,
+    /// What they are then, as far as they were read since that last changed.
+    view: Vec<Option<Loaded>>,
     scratch: Option<Loaded>,
 }
 
@@ -131,6 +137,7 @@ impl<'r> Reader<'r> {
             open: 0,
             phase: Phase::default(),
             special: false,
+            view: Vec::new(),
             scratch: None,
         }
     }
@@ -145,10 +152,15 @@ impl<'r> Reader<'r> {
         &self.load(slot).value
     }
 
-    /// A field that was read before, where [`Reader::is_special`] does not say that it may be another by now.
+    /// A field that was read before.
     #[inline]
     pub(super) fn quick(&self, slot: Slot) -> Quick {
-        match self.loaded.get(slot.index()) {
+        let known = if self.special {
+            &self.view
+        } else {
+            &self.loaded
+        };
+        match known.get(slot.index()) {
             Some(Some(loaded)) => match loaded.value {
                 Value::Bytes(_) => Quick::Bytes(loaded.wide),
                 Value::Break => Quick::Break,
@@ -156,12 +168,6 @@ impl<'r> Reader<'r> {
             },
             _ => Quick::Other,
         }
-    }
-
-    /// Whether fields can be others than the packet itself shows: by what was written, or by where the walk is.
-    #[inline]
-    pub(super) fn is_special(&self) -> bool {
-        self.special
     }
 
     /// The field that has this number.
@@ -188,7 +194,18 @@ impl<'r> Reader<'r> {
     /// Sets a field for the rest of the walk; [`Value::Unknown`] where the rule says nothing of the new value.
     pub fn write(&mut self, field: Field, value: Value) {
         self.writes.push((field, value));
-        self.special = true;
+        self.judge();
+    }
+
+    /// Whether the packet was taken after its addresses were translated, or that is not known.
+    pub(super) fn is_translated(&mut self) -> bool {
+        if self.packet.moment == Moment::Entry {
+            return false;
+        }
+        match self.shown(Field::Translated) {
+            Value::Bytes(bytes) => bytes.as_slice().first() == Some(&1),
+            Value::Break | Value::Unknown(_) => true,
+        }
     }
 
     /// A rule gave the connection its binding: in a packet that was taken before, the addresses that follow from it are not there.
@@ -224,8 +241,10 @@ impl<'r> Reader<'r> {
 
     /// Enters a base chain.
     pub(super) fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.judge();
+        if self.phase != phase {
+            self.phase = phase;
+            self.judge();
+        }
     }
 
     /// What was written so far.
@@ -254,12 +273,16 @@ impl<'r> Reader<'r> {
 
     /// What is not known before it is written.
     pub(super) fn set_open(&mut self, open: Kinds) {
-        self.open = open;
-        self.judge();
+        if self.open != open {
+            self.open = open;
+            self.judge();
+        }
     }
 
+    /// What fields are may have changed.
     fn judge(&mut self) {
         self.special = !self.writes.is_empty() || self.open != 0 || self.phase != Phase::default();
+        self.view.clear();
     }
 
     /// What the packet itself shows, whatever rules wrote.
@@ -277,20 +300,26 @@ impl<'r> Reader<'r> {
     }
 
     fn load(&mut self, slot: Slot) -> &Loaded {
-        if self.special
-            && let Some(&field) = self.fields.list.get(slot.index())
-        {
-            let adjusted = self.in_phase(field);
-            let value = match self.written(field) {
-                Some(written) => Some(written),
-                None if adjusted != field => Some(self.shown(adjusted)),
-                None => None,
-            };
-            if let Some(value) = value {
-                return self.scratch.insert(Loaded::new(value));
-            }
+        let index = slot.index();
+        let field = match self.fields.list.get(index) {
+            Some(field) if self.special => *field,
+            _ => return self.shown_slot(slot),
+        };
+        let fresh = if matches!(self.view.get(index), Some(Some(_))) {
+            None
+        } else {
+            let written = self.written(field);
+            Some(written.unwrap_or_else(|| self.shown(self.in_phase(field))))
+        };
+        if self.view.is_empty() {
+            self.view.resize(self.fields.len(), None);
         }
-        self.shown_slot(slot)
+        let Self { view, scratch, .. } = self;
+        match (view.get_mut(index), fresh) {
+            (Some(place), Some(value)) => place.insert(Loaded::new(value)),
+            (Some(Some(loaded)), None) => loaded,
+            _ => scratch.insert(Loaded::new(no_such_field())),
+        }
     }
 
     fn shown_slot(&mut self, slot: Slot) -> &Loaded {
@@ -306,9 +335,7 @@ impl<'r> Reader<'r> {
         } = self;
         let (Some(place), Some(&field)) = (loaded.get_mut(index), fields.list.get(index)) else {
             // A slot of another program: nothing is known of it.
-            return scratch.insert(Loaded::new(Value::Unknown(Reason::missing(
-                "no such field",
-            ))));
+            return scratch.insert(Loaded::new(no_such_field()));
         };
         place.get_or_insert_with(|| {
             log.push(field);

@@ -10,17 +10,15 @@ use super::{
     field::{Field, Reason, Value},
     headers::{ETH_IPV4, ETH_IPV6},
     load::meta_key,
-    outcome::{ChainId, Decision, End, Fate, Outcome, RuleId},
+    outcome::{ChainId, Decision, End, Fate, Outcome},
     packet::{Moment, Packet},
     program::{Base, Chain, Hook, HookKey, Program},
     read::{Phase, Quick, Reader},
     steps::{Did, Registers, Way, agrees},
-    trail::{Event, Seen, Trail},
+    trail::{Event, Trail},
     write::{self, Kinds},
 };
 
-/// `NFT_JUMP_STACK_SIZE`; legacy tables have no fixed limit.
-const MAX_DEPTH: usize = 64;
 /// The most ends, and states at one time, that are followed.
 const MAX_ENDS: usize = 64;
 const MAX_STATES: usize = 512;
@@ -30,29 +28,29 @@ const MAX_ROUNDS: u64 = 16;
 
 /// A place where a chain goes on: the next rule's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
-    chain: u32,
-    rule: u32,
+pub(super) struct Place {
+    pub(super) chain: u32,
+    pub(super) rule: u32,
 }
 
 /// A packet on its way.
 #[derive(Debug, Clone)]
-struct State {
+pub(super) struct State {
     /// It stands before the base chain `base`, not at `at`.
-    entering: bool,
-    order: usize,
+    pub(super) entering: bool,
+    pub(super) order: usize,
     /// Index into the order.
-    base: usize,
-    at: Place,
-    stack: Vec<Place>,
-    writes: Vec<(Field, Value)>,
-    assumed: Vec<Reason>,
-    way: Way,
-    trail: Trail,
+    pub(super) base: usize,
+    pub(super) at: Place,
+    pub(super) stack: Vec<Place>,
+    pub(super) writes: Vec<(Field, Value)>,
+    pub(super) assumed: Vec<Reason>,
+    pub(super) way: Way,
+    pub(super) trail: Trail,
 }
 
 /// How a rule ended.
-enum Ended {
+pub(super) enum Ended {
     /// A condition did not hold.
     Missed,
     /// With a verdict.
@@ -64,10 +62,10 @@ enum Ended {
 }
 
 /// What cannot be known of the rule so far.
-struct Pending {
-    why: Reason,
+pub(super) struct Pending {
+    pub(super) why: Reason,
     /// Writes made before.
-    writes: usize,
+    pub(super) writes: usize,
 }
 
 pub(super) fn evaluate(program: &Program, packet: &Packet<'_>, reader: &mut Reader<'_>) -> Outcome {
@@ -138,24 +136,24 @@ pub(super) fn walk(
     (walker.outcome, walker.trails)
 }
 
-struct Walker<'a> {
-    program: &'a Program,
-    packet: &'a Packet<'a>,
-    hook: &'a Hook,
-    outcome: Outcome,
-    trails: Vec<Vec<Event>>,
-    todo: VecDeque<State>,
-    visited: HashSet<Visit>,
-    ended: HashMap<(Decision, Fate), usize>,
-    rules: u64,
-    max_rules: u64,
-    states: usize,
-    volatile: Kinds,
+pub(super) struct Walker<'a> {
+    pub(super) program: &'a Program,
+    pub(super) packet: &'a Packet<'a>,
+    pub(super) hook: &'a Hook,
+    pub(super) outcome: Outcome,
+    pub(super) trails: Vec<Vec<Event>>,
+    pub(super) todo: VecDeque<State>,
+    pub(super) visited: HashSet<Visit>,
+    pub(super) ended: HashMap<(Decision, Fate), usize>,
+    pub(super) rules: u64,
+    pub(super) max_rules: u64,
+    pub(super) states: usize,
+    pub(super) volatile: Kinds,
 }
 
 /// What tells states apart from which the same ends follow.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Visit {
+pub(super) struct Visit {
     order: usize,
     base: usize,
     at: Place,
@@ -165,7 +163,7 @@ struct Visit {
 }
 
 /// What a state does next.
-enum Next {
+pub(super) enum Next {
     /// The next base chain.
     Base,
     /// The rule at `State::at`.
@@ -175,7 +173,7 @@ enum Next {
 }
 
 impl Walker<'_> {
-    fn give_up(&mut self, text: &'static str) {
+    pub(super) fn give_up(&mut self, text: &'static str) {
         self.outcome.incomplete = Some(Reason::missing(text));
     }
 
@@ -185,7 +183,8 @@ impl Walker<'_> {
             Next::Base
         } else {
             if let Some(base) = self.base(&state) {
-                reader.enter(phase(base));
+                let phase = phase(base, reader);
+                reader.enter(phase);
             }
             Next::Rule
         };
@@ -223,7 +222,8 @@ impl Walker<'_> {
             self.end(state, reader, Decision::Passed, None, Fate::Accept);
             return Next::Done;
         };
-        reader.enter(phase(base));
+        let phase = phase(base, reader);
+        reader.enter(phase);
         let walked = match self.is_walked(base, state, reader) {
             Ok(walked) => walked,
             Err(reason) => {
@@ -318,7 +318,7 @@ impl Walker<'_> {
         let program = self.program;
         let mut registers = Registers::new();
         while let Some(chain) = program.chains.get(state.at.chain as usize) {
-            if !state.trail.is_kept() && !reader.is_special() {
+            if !state.trail.is_kept() {
                 let skipped = self.skip(reader, chain, state.at.rule);
                 self.rules += u64::from(skipped);
                 state.at.rule += skipped;
@@ -366,34 +366,8 @@ impl Walker<'_> {
         skipped
     }
 
-    /// Before a rule reads what other rules may write later: the packet shows the last value only. Forks into never written, and
-    /// written later.
-    fn suppose(&mut self, state: &mut State, reader: &mut Reader<'_>, reads: Kinds) -> bool {
-        for bit in 0..Kinds::BITS {
-            let kind = 1 << bit;
-            let undecided = self.volatile & reads & kind & !state.way.fixed & !state.way.open;
-            if undecided == 0 || reader.has_written(kind) {
-                continue;
-            }
-            let mut other = state.clone();
-            other.way.open |= kind;
-            other.assumed.push(write::reason(kind));
-            self.put_aside(other, reader, reader.writes().len());
-            state.way.fixed |= kind;
-        }
-        reader.set_open(state.way.open);
-        true
-    }
-
-    /// Puts a state aside that has made only the first so many writes.
-    fn put_aside(&mut self, mut state: State, reader: &Reader<'_>, writes: usize) {
-        let made = reader.writes();
-        state.writes = made.get(..writes).unwrap_or(made).to_vec();
-        self.todo.push_back(state);
-    }
-
     /// The end of a chain: back to the calling one, or the policy.
-    fn leave(&mut self, state: &mut State, reader: &mut Reader<'_>) -> Option<Next> {
+    pub(super) fn leave(&mut self, state: &mut State, reader: &mut Reader<'_>) -> Option<Next> {
         if let Some(back) = state.stack.pop() {
             state.at = back;
             state.trail.leave();
@@ -414,7 +388,7 @@ impl Walker<'_> {
     }
 
     /// The base chain has decided.
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         state: &mut State,
         reader: &mut Reader<'_>,
@@ -489,146 +463,6 @@ impl Walker<'_> {
             .find(|(field, _)| write::kind(field) & kind != 0)
             .cloned();
         last.is_some_and(|(field, value)| agrees(reader, field, &value))
-    }
-
-    /// What follows from a rule. `None`: the next rule.
-    fn after(
-        &mut self,
-        state: &mut State,
-        reader: &mut Reader<'_>,
-        index: usize,
-        ended: Ended,
-        pending: Option<Pending>,
-    ) -> Option<Next> {
-        let chain = state.at.chain;
-        if let (Ended::Missed, None) = (&ended, &pending) {
-            state.trail.rule(chain, index, || Seen::Missed);
-            return None;
-        }
-        let rule = self.program.rule_id(chain, index)?;
-        match (ended, pending) {
-            (Ended::Missed, None) => None,
-            (Ended::Missed, Some(pending)) => {
-                // It misses in any case; only what it wrote before that depends on what is not known.
-                if reader.writes().len() > pending.writes {
-                    self.put_aside(state.clone(), reader, pending.writes);
-                    state.assumed.push(pending.why);
-                }
-                state.trail.rule(chain, index, || Seen::Missed);
-                None
-            }
-            (Ended::Verdict(Decided::Break), _) => {
-                state
-                    .trail
-                    .rule(chain, index, || Seen::Matched(Decided::Break));
-                None
-            }
-            (Ended::Verdict(Decided::Continue), Some(pending))
-                if reader.writes().len() == pending.writes =>
-            {
-                state.trail.rule(chain, index, || Seen::Unknown {
-                    why: pending.why,
-                    taken: None,
-                });
-                None
-            }
-            (Ended::Verdict(verdict), None) => {
-                state
-                    .trail
-                    .rule(chain, index, || Seen::Matched(verdict.clone()));
-                self.verdict(state, reader, rule, verdict)
-            }
-            (Ended::Verdict(verdict), Some(pending)) => {
-                let mut other = state.clone();
-                other.assumed.push(pending.why.clone());
-                other.trail.rule(chain, index, || Seen::Unknown {
-                    why: pending.why.clone(),
-                    taken: None,
-                });
-                self.put_aside(other, reader, pending.writes);
-                state.trail.rule(chain, index, || Seen::Unknown {
-                    why: pending.why.clone(),
-                    taken: Some(verdict.clone()),
-                });
-                state.assumed.push(pending.why);
-                self.verdict(state, reader, rule, verdict)
-            }
-            (Ended::Impossible, pending) => {
-                // If the rule does not match, it has not come to what is impossible.
-                let Some(pending) = pending else {
-                    return Some(Next::Done);
-                };
-                state.assumed.push(pending.why);
-                reader.truncate_writes(pending.writes);
-                None
-            }
-            (Ended::Several(verdicts), pending) => {
-                let why = pending.map_or(Reason::missing("the key is not known"), |p| p.why);
-                let writes = reader.writes().len();
-                for verdict in verdicts {
-                    let mut other = state.clone();
-                    other.assumed.push(why.clone());
-                    other.trail.rule(chain, index, || Seen::Unknown {
-                        why: why.clone(),
-                        taken: Some(verdict.clone()),
-                    });
-                    let made = reader.writes().to_vec();
-                    if let Some(next) = self.verdict(&mut other, reader, rule, verdict) {
-                        // It has ended, or goes on at the next base chain.
-                        if matches!(next, Next::Base) {
-                            other.entering = true;
-                            self.put_aside(other, reader, writes);
-                        }
-                    } else {
-                        self.put_aside(other, reader, writes);
-                    }
-                    reader.set_writes(made);
-                    if self.outcome.incomplete.is_some() {
-                        return Some(Next::Done);
-                    }
-                }
-                state.trail.rule(chain, index, || Seen::Unknown {
-                    why: why.clone(),
-                    taken: None,
-                });
-                state.assumed.push(why);
-                None
-            }
-        }
-    }
-
-    /// A rule's verdict. `None`: on with the rule at `State::at`.
-    fn verdict(
-        &mut self,
-        state: &mut State,
-        reader: &mut Reader<'_>,
-        rule: RuleId,
-        verdict: Decided,
-    ) -> Option<Next> {
-        match verdict {
-            Decided::Continue | Decided::Break => None,
-            Decided::Return => self.leave(state, reader),
-            Decided::Jump(chain) => {
-                if state.stack.len() >= MAX_DEPTH {
-                    self.give_up("chains call each other too deeply");
-                    return Some(Next::Done);
-                }
-                state.stack.push(state.at);
-                state.at = Place { chain, rule: 0 };
-                state.trail.enter();
-                None
-            }
-            Decided::Goto(chain) => {
-                state.at = Place { chain, rule: 0 };
-                None
-            }
-            Decided::End(fate) => Some(self.finish(state, reader, Decision::Rule(rule), fate)),
-            Decided::Unknown(reason) => {
-                // Whatever it is: nothing after it can be told.
-                self.outcome.incomplete = Some(reason);
-                Some(Next::Done)
-            }
-        }
     }
 
     /// Runs the steps of a rule.
@@ -746,11 +580,12 @@ fn misses(reader: &Reader<'_>, steps: &[Op]) -> bool {
     false
 }
 
-pub(super) fn phase(base: &Base) -> Phase {
+/// What is special about a base chain for what its rules read of this packet.
+pub(super) fn phase(base: &Base, reader: &mut Reader<'_>) -> Phase {
     Phase {
         early: base.early,
         with_tracking: base.with_tracking,
-        before_nat: base.before_nat,
+        before_nat: base.before_nat && reader.is_translated(),
     }
 }
 

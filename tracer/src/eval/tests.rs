@@ -1,19 +1,20 @@
 //! Walks through rulesets made by hand: what each expression does to registers, where walks fork, what they rest on.
 
-use std::sync::Arc;
-
-use proptest::prelude::*;
+mod any;
+mod expressions;
 
 use super::{
-    cache::Cache,
+    miss::Texts,
     outcome::{Answer, Decision, Fate, Known, Outcome},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
     program::Program,
+    walk::Detail,
     world::World,
 };
 use crate::ruleset::{
     expr::{CmpOp, Data, Expr, PayloadBase, Verdict},
     model::{BaseChain, Chain, Element, Family, Rule, Ruleset, Set, Table},
+    render::Names,
 };
 
 fn verdict(code: i32) -> Expr {
@@ -189,150 +190,6 @@ fn rule_of(decision: Decision) -> Option<u32> {
     match decision {
         Decision::Rule(rule) => Some(rule.rule),
         _ => None,
-    }
-}
-
-#[test]
-fn registers_alias() {
-    // 16-byte register 1 is 8 to 11, register 2 is 12 to 15.
-    let load = |dreg, offset| Expr::Payload {
-        dreg,
-        base: PayloadBase::Network,
-        offset,
-        len: 4,
-    };
-    let compare = |sreg, data: &[u8]| Expr::Cmp {
-        sreg,
-        op: CmpOp::Eq,
-        data: data.to_vec(),
-    };
-    let both = vec![
-        load(1, 12),
-        load(9, 16),
-        compare(8, &[10, 1, 0, 1, 10, 1, 0, 2]),
-        compare(1, &[10, 1, 0, 1]),
-        compare(9, &[10, 1, 0, 2]),
-    ];
-    assert_eq!(holds(both), Some(true));
-    assert_eq!(
-        holds(vec![load(12, 16), compare(2, &[10, 1, 0, 2])]),
-        Some(true)
-    );
-    // Nothing is known of a register that nothing was loaded into.
-    assert_eq!(holds(vec![load(1, 12), compare(2, &[10, 1, 0, 1])]), None);
-}
-
-#[test]
-fn comparisons_are_of_bytes() {
-    for (op, data, expected) in [
-        (CmpOp::Eq, [0, 53], true),
-        (CmpOp::Neq, [0, 53], false),
-        (CmpOp::Lt, [0, 54], true),
-        (CmpOp::Lt, [0, 53], false),
-        (CmpOp::Lte, [0, 53], true),
-        (CmpOp::Gt, [0, 52], true),
-        (CmpOp::Gt, [0, 53], false),
-        (CmpOp::Gte, [0, 53], true),
-        (CmpOp::Gte, [1, 0], false),
-    ] {
-        assert_eq!(
-            holds(vec![dport(), cmp(op, &data)]),
-            Some(expected),
-            "{op:?}"
-        );
-        // The same without the quick way, with the register still in use.
-        let slow = vec![dport(), cmp(op, &data), byteorder(2, 2), eq(&[53, 0])];
-        assert_eq!(holds(slow), Some(expected), "{op:?}");
-    }
-    let range = |invert| Expr::Range {
-        sreg: 1,
-        invert,
-        from: vec![0, 50],
-        to: vec![0, 53],
-    };
-    assert_eq!(holds(vec![dport(), range(false)]), Some(true));
-    assert_eq!(holds(vec![dport(), range(true)]), Some(false));
-}
-
-fn byteorder(len: u32, size: u32) -> Expr {
-    Expr::Byteorder {
-        sreg: 1,
-        dreg: 1,
-        op: 0,
-        len,
-        size,
-    }
-}
-
-#[test]
-fn operations_on_registers() {
-    let bitwise = |op, mask: &[u8], xor: &[u8], data: &[u8]| Expr::Bitwise {
-        sreg: 1,
-        sreg2: None,
-        dreg: 1,
-        len: 8,
-        op,
-        mask: mask.to_vec(),
-        xor: xor.to_vec(),
-        data: data.to_vec(),
-    };
-    let eight = || payload(PayloadBase::Network, 12, 8);
-    let masked = bitwise(0, &[0xff; 8], &[1, 0, 0, 0, 0, 0, 0, 1], &[]);
-    assert_eq!(
-        holds(vec![eight(), masked, eq(&[11, 1, 0, 1, 10, 1, 0, 3])]),
-        Some(true)
-    );
-    // Shifts carry from word to word; words are in host order, the first word highest.
-    let source = [0x8000_0001_u32, 0xc000_0003];
-    let bytes: Vec<u8> = source.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let load = || Expr::Immediate {
-        dreg: 1,
-        data: Data::Value(bytes.clone()),
-    };
-    for (op, shift, expected) in [
-        (1, 4, [0x0000_001c_u32, 0x0000_0030]),
-        (2, 4, [0x0800_0000, 0x1c00_0000]),
-        (1, 0, source),
-        (2, 0, source),
-    ] {
-        let shift = bitwise(op, &[], &[], &u32::to_ne_bytes(shift));
-        let expected: Vec<u8> = expected
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect();
-        assert_eq!(
-            holds(vec![load(), shift, eq(&expected)]),
-            Some(true),
-            "{op}"
-        );
-    }
-    for (op, expected) in [
-        (3, [10, 1, 0, 0]),
-        (4, [255, 255, 1, 1]),
-        (5, [245, 254, 1, 1]),
-    ] {
-        let with = bitwise(op, &[], &[], &[255, 255, 1, 0, 0, 0, 0, 0]);
-        let expected = match op {
-            3 => [10, 1, 0, 0],
-            4 => [255, 255, 1, 1],
-            _ => expected,
-        };
-        assert_eq!(
-            holds(vec![eight(), with, eq(&expected)]),
-            Some(true),
-            "{op}"
-        );
-    }
-    for (size, expected) in [
-        (2, [1, 10, 1, 0, 1, 10, 2, 0]),
-        (4, [1, 0, 1, 10, 2, 0, 1, 10]),
-        (8, [2, 0, 1, 10, 1, 0, 1, 10]),
-    ] {
-        assert_eq!(
-            holds(vec![eight(), byteorder(8, size), eq(&expected)]),
-            Some(true),
-            "{size}"
-        );
     }
 }
 
@@ -662,336 +519,84 @@ fn element(key: &[u8], flags: u32) -> Element {
     }
 }
 
-fn in_set(set: Set, flags: u32) -> Vec<Fate> {
-    let lookup = Expr::Lookup {
-        set: "s".to_owned(),
-        sreg: 1,
-        dreg: None,
-        flags,
+/// What a drop by policy says of the accepting rule that came nearest.
+fn nearest_miss(rules: Vec<Vec<Expr>>) -> (u32, Vec<String>) {
+    let rules = ruleset(vec![table(
+        vec![chain("in", Some((1, 0, 0)), rules)],
+        Vec::new(),
+    )]);
+    let names = Names::default().with_interfaces([(2, "r0".to_owned())]);
+    let texts = Texts {
+        nft: Some(&rules),
+        legacy: &[],
+        names: &names,
     };
-    let base = chain(
-        "in",
-        Some((1, 0, 1)),
-        vec![vec![dport(), lookup, verdict(0)]],
-    );
-    let outcome = evaluate(&ruleset(vec![table(vec![base], vec![set])]), &packet());
-    outcome.ends.iter().map(|end| end.fate).collect()
+    let program = Program::new(Some(&rules), &[]);
+    let known = Known::default();
+    let walk = program
+        .explain(&packet(), &World::default(), &texts, &known, Detail::Full)
+        .unwrap();
+    assert_eq!(walk.end.fate, Fate::Drop);
+    assert_eq!(walk.phases[0].end, "policy drop");
+    let nearest = walk.nearest.unwrap();
+    let words = nearest.failed.iter().map(ToString::to_string).collect();
+    (nearest.rule.rule, words)
 }
 
 #[test]
-fn sets() {
-    const END: u32 = Element::INTERVAL_END;
-    let hash = || set(0, vec![element(&[0, 80], 0), element(&[0, 53], 0)]);
-    assert_eq!(in_set(hash(), 0), [Fate::Drop]);
-    assert_eq!(in_set(hash(), 1), [Fate::Accept]);
-    // 50 to 52, and 53 on: where one ends the next starts. In the kernel's order, which is any.
-    let adjacent = vec![
-        element(&[0, 53], END),
-        element(&[0, 53], 0),
-        element(&[0, 50], 0),
-        element(&[0, 0], END),
+fn the_nearest_miss_is_told_in_words() {
+    let l4proto = |proto| [Expr::Meta { dreg: 1, key: 16 }, eq(&[proto])];
+    let iifname = [
+        Expr::Meta { dreg: 1, key: 6 },
+        eq(b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"),
     ];
-    assert_eq!(in_set(set(Set::INTERVAL, adjacent), 0), [Fate::Drop]);
-    let below = vec![element(&[0, 50], 0), element(&[0, 53], END)];
-    assert_eq!(in_set(set(Set::INTERVAL, below), 0), [Fate::Accept]);
-    let open = vec![element(&[0, 50], 0)];
-    assert_eq!(in_set(set(Set::INTERVAL, open), 0), [Fate::Drop]);
-    let ranged = Element {
-        key_end: Some(vec![0, 60]),
-        ..element(&[0, 50], 0)
+    let accept = |parts: &[&[Expr]]| {
+        let mut rule = parts.concat();
+        rule.push(verdict(1));
+        rule
     };
-    assert_eq!(in_set(set(Set::INTERVAL, vec![ranged]), 0), [Fate::Drop]);
-    let expiring = Element {
-        timeout: Some(1000),
-        expiration: Some(500),
-        ..element(&[0, 53], 0)
-    };
-    assert_eq!(in_set(set(Set::TIMEOUT, vec![expiring]), 0).len(), 2);
-    let catch_all = Element {
-        flags: Element::CATCHALL,
-        ..Element::default()
-    };
-    assert_eq!(in_set(set(0, vec![catch_all]), 0), [Fate::Drop]);
-    // Rules fill it: what is not in it may be by now.
+    let port = |port: u16| [dport(), eq(&port.to_be_bytes())];
+    let (rule, words) = nearest_miss(vec![
+        accept(&[&l4proto(6), &port(80)]),
+        accept(&[&iifname, &l4proto(17), &port(53)]),
+        vec![dport(), eq(&[0, 54]), verdict(0)],
+    ]);
+    assert_eq!(rule, 1);
+    assert_eq!(words, ["wanted iifname \"eth0\", packet came in on \"r0\""]);
+    let (_, words) = nearest_miss(vec![accept(&[&l4proto(17), &port(8080)])]);
+    assert_eq!(words, ["wanted udp dport 8080, packet has 53"]);
+    let (_, words) = nearest_miss(vec![accept(&[&l4proto(6), &port(53)])]);
+    assert_eq!(words, ["wanted meta l4proto tcp, packet is udp"]);
+    let source = [payload(PayloadBase::Network, 12, 4), eq(&[10, 1, 0, 9])];
+    let (_, words) = nearest_miss(vec![accept(&[&source, &port(54)])]);
     assert_eq!(
-        in_set(set(Set::EVAL, vec![element(&[0, 1], 0)]), 0).len(),
-        2
+        words,
+        [
+            "wanted ip saddr 10.1.0.9, packet has 10.1.0.1",
+            "wanted th dport 54, packet has 53"
+        ]
     );
+    let state = [
+        Expr::Ct {
+            dreg: 1,
+            key: 0,
+            direction: None,
+        },
+        Expr::Bitwise {
+            sreg: 1,
+            sreg2: None,
+            dreg: 1,
+            len: 4,
+            op: 0,
+            mask: 6_u32.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+            data: Vec::new(),
+        },
+        cmp(CmpOp::Neq, &[0; 4]),
+    ];
+    let (_, words) = nearest_miss(vec![accept(&[&state])]);
     assert_eq!(
-        in_set(set(Set::EVAL, vec![element(&[0, 53], 0)]), 0),
-        [Fate::Drop]
+        words,
+        ["wanted ct state established,related, packet is invalid"]
     );
-}
-
-#[test]
-fn an_unknown_key_of_a_verdict_map_leads_everywhere() {
-    let mut map = set(Set::MAP, Vec::new());
-    map.data_type = Some(Set::VERDICT);
-    for (port, code) in [(1, 0), (2, 1), (3, 0)] {
-        map.elements.push(Element {
-            data: Some(Data::Verdict(Verdict { code, chain: None })),
-            ..element(&[0, port], 0)
-        });
-    }
-    let lookup = Expr::Lookup {
-        set: "s".to_owned(),
-        sreg: 1,
-        dreg: Some(0),
-        flags: 0,
-    };
-    let base = chain("in", Some((1, 0, 1)), vec![vec![dport(), lookup]]);
-    let cut = Packet {
-        bytes: &UDP[..20],
-        ..packet()
-    };
-    let outcome = evaluate(&ruleset(vec![table(vec![base], vec![map])]), &cut);
-    let mut fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
-    fates.sort_by_key(|fate| fate.is_drop());
-    assert_eq!(fates, [Fate::Accept, Fate::Drop]);
-}
-
-fn arbitrary_expr() -> impl Strategy<Value = Expr> {
-    let register = prop_oneof![0_u32..6, 8_u32..26];
-    let bytes = prop::collection::vec(any::<u8>(), 0..20);
-    let base = prop_oneof![
-        Just(PayloadBase::Link),
-        Just(PayloadBase::Network),
-        Just(PayloadBase::Transport),
-        Just(PayloadBase::Inner),
-        Just(PayloadBase::Tunnel),
-    ];
-    let op = prop_oneof![
-        Just(CmpOp::Eq),
-        Just(CmpOp::Neq),
-        Just(CmpOp::Lt),
-        Just(CmpOp::Lte),
-        Just(CmpOp::Gt),
-        Just(CmpOp::Gte),
-    ];
-    let chain = prop_oneof![Just(None), "in|a|b|zz".prop_map(Some)];
-    prop_oneof![
-        (register.clone(), base.clone(), 0_u32..64, 0_u32..70).prop_map(
-            |(dreg, base, offset, len)| Expr::Payload {
-                dreg,
-                base,
-                offset,
-                len
-            }
-        ),
-        (register.clone(), op, bytes.clone()).prop_map(|(sreg, op, data)| Expr::Cmp {
-            sreg,
-            op,
-            data
-        }),
-        (
-            register.clone(),
-            any::<bool>(),
-            bytes.clone(),
-            bytes.clone()
-        )
-            .prop_map(|(sreg, invert, from, to)| Expr::Range {
-                sreg,
-                invert,
-                from,
-                to
-            }),
-        (register.clone(), 0_u32..38).prop_map(|(dreg, key)| Expr::Meta { dreg, key }),
-        (register.clone(), 0_u32..24).prop_map(|(sreg, key)| Expr::MetaSet { sreg, key }),
-        (register.clone(), 0_u32..25, prop::option::of(0_u8..3)).prop_map(
-            |(dreg, key, direction)| Expr::Ct {
-                dreg,
-                key,
-                direction
-            }
-        ),
-        (-6_i32..5, chain).prop_map(|(code, chain)| Expr::Immediate {
-            dreg: 0,
-            data: Data::Verdict(Verdict { code, chain }),
-        }),
-        (register.clone(), bytes.clone()).prop_map(|(dreg, bytes)| Expr::Immediate {
-            dreg,
-            data: Data::Value(bytes)
-        }),
-        (
-            register.clone(),
-            register.clone(),
-            0_u32..20,
-            0_u32..7,
-            bytes.clone(),
-            bytes.clone()
-        )
-            .prop_map(|(sreg, dreg, len, op, mask, data)| Expr::Bitwise {
-                sreg,
-                sreg2: None,
-                dreg,
-                len,
-                op,
-                xor: mask.clone(),
-                mask,
-                data,
-            }),
-        (register.clone(), register.clone(), 0_u32..20, 0_u32..9).prop_map(
-            |(sreg, dreg, len, size)| Expr::Byteorder {
-                sreg,
-                dreg,
-                op: 0,
-                len,
-                size
-            }
-        ),
-        (
-            register.clone(),
-            prop::option::of(register.clone()),
-            0_u32..2
-        )
-            .prop_map(|(sreg, dreg, flags)| Expr::Lookup {
-                set: "s".to_owned(),
-                sreg,
-                dreg,
-                flags
-            }),
-        (
-            register.clone(),
-            any::<u8>(),
-            0_u32..20,
-            0_u32..20,
-            0_u32..2,
-            0_u32..6
-        )
-            .prop_map(|(dreg, kind, offset, len, flags, op)| Expr::Exthdr {
-                dreg,
-                kind,
-                offset,
-                len,
-                flags,
-                op
-            }),
-        (register.clone(), base, 0_u32..40, 0_u32..8).prop_map(|(sreg, base, offset, len)| {
-            Expr::PayloadSet {
-                sreg,
-                base,
-                offset,
-                len,
-                csum_type: 0,
-                csum_offset: 0,
-                csum_flags: 0,
-            }
-        }),
-        (
-            register.clone(),
-            register.clone(),
-            0_u32..40,
-            prop::option::of(any::<u32>())
-        )
-            .prop_map(|(sreg, dreg, len, seed)| Expr::Hash {
-                sreg: Some(sreg),
-                dreg,
-                len,
-                modulus: 7,
-                seed,
-                offset: 0,
-                kind: 0,
-            }),
-        (register.clone(), 0_u32..5, 0_u32..64).prop_map(|(dreg, result, flags)| Expr::Fib {
-            dreg,
-            result,
-            flags
-        }),
-        (register, 0_u32..4).prop_map(|(sreg_key, op)| Expr::Dynset {
-            set: "s".to_owned(),
-            op,
-            sreg_key,
-            sreg_data: None,
-            timeout: None,
-            flags: 0,
-            exprs: Vec::new(),
-        }),
-        Just(limit()),
-        Just(Expr::Notrack),
-        Just(Expr::Synproxy {
-            mss: 1,
-            wscale: 1,
-            flags: 0
-        }),
-        Just(Expr::Masq {
-            flags: 0,
-            proto_min: None,
-            proto_max: None
-        }),
-        bytes.prop_map(|data| Expr::Unknown {
-            name: "x".to_owned(),
-            data
-        }),
-    ]
-}
-
-fn arbitrary_ruleset() -> impl Strategy<Value = Ruleset> {
-    let rules = || prop::collection::vec(prop::collection::vec(arbitrary_expr(), 0..6), 0..5);
-    let keys = prop::collection::vec((prop::collection::vec(any::<u8>(), 0..6), 0_u32..3), 0..6);
-    (
-        rules(),
-        rules(),
-        rules(),
-        keys,
-        any::<u16>(),
-        -301_i32..120,
-        0_u32..5,
-    )
-        .prop_map(|(first, a, b, keys, flags, priority, hook)| {
-            let elements = keys
-                .iter()
-                .map(|(key, flags)| element(key, *flags))
-                .collect();
-            let chains = vec![
-                chain("in", Some((hook, priority, 0)), first),
-                chain("a", None, a),
-                chain("b", Some((hook, priority, 1)), b),
-            ];
-            ruleset(vec![table(chains, vec![set(u32::from(flags), elements)])])
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
-    /// Whatever the ruleset and the packet: an answer, the same with the cache and without.
-    #[test]
-    fn any_walk_ends_and_can_be_cached(
-        ruleset in arbitrary_ruleset(),
-        packets in prop::collection::vec(
-            (prop::collection::vec(any::<u8>(), 0..80), 0_u32..90, 0_usize..16, any::<bool>(), 0_u8..8),
-            1..8,
-        ),
-        hook in 0_u8..5,
-    ) {
-        let program = Arc::new(Program::new(Some(&ruleset), &[]));
-        let world = World::default();
-        let mut cache = Cache::new(program.clone());
-        for (bytes, len, l2_len, dropped, info) in packets {
-            let mut bytes = bytes;
-            if let Some(first) = bytes.get_mut(l2_len) {
-                *first = 0x45;
-            }
-            let packet = Packet {
-                bytes: &bytes,
-                len,
-                l2_len,
-                hook,
-                moment: if dropped { Moment::Drop } else { Moment::Entry },
-                tracking: match info {
-                    0..=4 => Tracking::Connection(Connection { info, status: u32::from(info) << 4, ..Connection::default() }),
-                    5 => Tracking::None,
-                    6 => Tracking::Untracked,
-                    _ => Tracking::Unknown,
-                },
-                ..packet()
-            };
-            let plain = program.evaluate(&packet, &world);
-            prop_assert!(plain.incomplete.is_some() || !plain.ends.is_empty() || dropped, "{plain:?}");
-            // Twice: what was put in, and what is found.
-            for _ in 0..2 {
-                prop_assert_eq!(&*cache.evaluate(&packet, &world), &plain);
-            }
-        }
-    }
 }

@@ -152,7 +152,8 @@ impl Program {
         let Event::Base { chain, .. } = events.get(start)? else {
             return None;
         };
-        reader.enter(self.place(packet, *chain));
+        let place = self.place(packet, reader, *chain);
+        reader.enter(place);
         let missed = events.iter().skip(start).filter_map(|event| match event {
             Event::Rule {
                 chain,
@@ -171,9 +172,9 @@ impl Program {
     }
 
     /// What is special about the chains that this base chain calls.
-    fn place(&self, packet: &Packet<'_>, chain: u32) -> Place {
+    fn place(&self, packet: &Packet<'_>, reader: &mut Reader<'_>, chain: u32) -> Place {
         self.base(packet, chain)
-            .map_or(Place::default(), run::phase)
+            .map_or(Place::default(), |base| run::phase(base, reader))
     }
 }
 
@@ -213,7 +214,7 @@ impl Teller<'_> {
         let program = self.program;
         match event {
             Event::Base { chain, priority } => {
-                self.place = program.place(packet, *chain);
+                self.place = program.place(packet, reader, *chain);
                 reader.enter(self.place);
                 let Some(base) = program.chains.get(*chain as usize) else {
                     return;

@@ -137,7 +137,7 @@ pub struct Entry {
 /// Reads all sets of the socket's network namespace with their elements. Nothing at all if the kernel knows no sets.
 ///
 /// The kernel loads its module `ip_set` for the question if it has one: ask only where a rule names a set. `socket` must be a
-/// [`Protocol::Netfilter`](super::socket::Protocol::Netfilter) one without multicast groups. Needs CAP_NET_ADMIN.
+/// [`Protocol::Netfilter`] one without multicast groups. Needs CAP_NET_ADMIN.
 pub fn read_sets(socket: &mut Socket) -> Result<Vec<IpSet>, IpsetError> {
     list(socket, 0)
 }

@@ -35,6 +35,7 @@ use crate::{
     event::{DropEvent, Event, Lost, Summary},
     output::{Sink, Tally},
     trace::{join::Found, tell::Told},
+    xtables::legacy::lock::Lock,
 };
 
 /// How often losses, replaced legacy tables and vanished namespaces are looked for.
@@ -137,6 +138,8 @@ async fn live(
     }
     on_ready();
 
+    // Without it, tables are looked at as often as the clock ticks.
+    let mut lock = Lock::watch().ok();
     let deadline = plan.duration.map(|d| Instant::now() + d);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -154,10 +157,15 @@ async fn live(
             },
             Some(change) = changed.recv() => run.emit(&change),
             _ = tick.tick() => {
-                run.namespaces.borrow_mut().poll_legacy();
+                run.namespaces.borrow_mut().poll_legacy(false);
                 run.sync_legacy(&mut tracer);
                 vanished = run.let_go(&mut tracer)?;
                 run.report_losses(&tracer)
+            }
+            () = released(&mut lock) => {
+                run.namespaces.borrow_mut().poll_legacy(true);
+                run.sync_legacy(&mut tracer);
+                Ok(())
             }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
@@ -200,6 +208,13 @@ async fn live(
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn released(lock: &mut Option<Lock>) {
+    match lock {
+        Some(lock) => lock.released().await,
         None => std::future::pending().await,
     }
 }

@@ -219,14 +219,14 @@ impl Namespaces {
         })
     }
 
-    /// Looks for replaced legacy tables: nobody tells of them.
-    pub(super) fn poll_legacy(&mut self) {
+    /// Looks for replaced legacy tables: nobody tells of them, but there may be a hint.
+    pub(super) fn poll_legacy(&mut self, hinted: bool) {
         let mut errors = Vec::new();
         for watched in self.watched.values_mut() {
             let Some(legacy) = &mut watched.legacy else {
                 continue;
             };
-            let polled = legacy.poll();
+            let polled = legacy.poll(hinted);
             let failed = polled.as_ref().err().map(ToString::to_string);
             if polled.is_ok_and(|replaced| replaced) {
                 watched.name(&self.system);

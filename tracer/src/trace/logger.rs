@@ -192,8 +192,16 @@ impl Drop for Note {
     fn drop(&mut self) {
         if !self.keep {
             // While it is still locked, so that nobody takes it for a left one.
-            let _ = fs::remove_file(&self.path);
+            remove(&self.path);
         }
+    }
+}
+
+/// Removes a note, and the directory if it was made for notes and is empty now.
+fn remove(note: &Path) {
+    let _ = fs::remove_file(note);
+    if note.parent() == Some(Path::new(DIRECTORY)) {
+        let _ = fs::remove_dir(DIRECTORY);
     }
 }
 
@@ -286,9 +294,7 @@ fn recover_in(directory: &Path) {
             _ => Ok(()),
         };
         match done {
-            Ok(()) => {
-                let _ = fs::remove_file(&path);
-            }
+            Ok(()) => remove(&path),
             Err(error) => announce(&format!(
                 "--trace: cannot put back what {} notes: {error}",
                 path.display()

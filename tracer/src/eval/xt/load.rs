@@ -23,17 +23,17 @@ pub enum XtField {
     PhysinName,
     /// Name of the bridge port that it goes out by, 16 bytes.
     PhysoutName,
-    /// The first `need` bytes of the transport header, at most 63, after a status: [`HERE`], [`FRAGMENT`], [`FRAGMENT_ONE`], [`SHORT`],
-    /// [`BROKEN`].
+    /// The first `need` bytes of the transport header, at most 63, after a status: `HERE`, `FRAGMENT`, `FRAGMENT_ONE`, `SHORT`,
+    /// `BROKEN`.
     Transport {
         /// How many bytes the header must have.
         need: u8,
     },
-    /// The options of the TCP header after a status: [`HERE`], [`SHORT`], [`MALFORMED`], ... In a later fragment, what stands there.
+    /// The options of the TCP header after a status: `HERE`, `SHORT`, `MALFORMED`, ... In a later fragment, what stands there.
     TcpOptions,
     /// 20 bytes where the TCP header would be, in a later fragment, too, after a status.
     AnyTransport,
-    /// IPv6: the status [`HERE`] and the protocol behind the extension headers (`ipv6_find_hdr()`), or [`BROKEN`].
+    /// IPv6: the status `HERE` and the protocol behind the extension headers (`ipv6_find_hdr()`), or `BROKEN`.
     Protocol6,
     /// Whether IPv4's fragment offset is not 0: one byte, 1 if so.
     IsFragment,

@@ -22,6 +22,10 @@ use crate::netns::NetNs;
 pub const KEPT: usize = 8;
 /// Comparing all entries takes at most this part of the time: one in so many.
 const SHARE: u32 = 200;
+/// The same when a change is likely.
+const SHARE_HINTED: u32 = 20;
+/// Likewise for the sake of drops that only the evaluator can tell.
+const SHARE_SETTLED: u32 = 4;
 
 /// What a table was, and when.
 #[derive(Debug, Clone)]
@@ -155,12 +159,14 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Looks for changes, thoroughly if that is affordable now; whether there was one.
+    /// Looks for changes, thoroughly if that is affordable now; whether there was one. `hinted`: it is likely, see
+    /// [`Lock`](super::lock::Lock).
     ///
     /// # Errors
     /// See [`ReadError`]; what was read before stays.
-    pub fn poll(&mut self) -> Result<bool, ReadError> {
-        let due = self.cost.saturating_mul(SHARE.into());
+    pub fn poll(&mut self, hinted: bool) -> Result<bool, ReadError> {
+        let share = if hinted { SHARE_HINTED } else { SHARE };
+        let due = self.cost.saturating_mul(share.into());
         if self.stale || now().saturating_sub(self.compared) >= due {
             return self.refresh();
         }
@@ -196,19 +202,21 @@ impl Tables {
         Ok(changed)
     }
 
-    /// Makes sure that the newest tables were in force at `time` (CLOCK_MONOTONIC, nanoseconds), as far as can be afforded; `stale`: the
-    /// kernel has shown that one was replaced. `None`: they came later, or cannot be read.
-    pub fn settle(&mut self, time: u64, stale: bool) -> Option<()> {
-        let due = self.cost.saturating_mul(SHARE.into());
-        if stale || (self.compared < time && now().saturating_sub(self.compared) >= due) {
-            self.refresh().ok()?;
+    /// Whether the newest tables were in force at `time` (CLOCK_MONOTONIC, nanoseconds), all of them: reads them again if that
+    /// is needed to tell and does not take too much of the time. One reading answers for all that was before it.
+    pub fn settle(&mut self, time: u64) -> bool {
+        if self.compared < time {
+            let due = self.cost.saturating_mul(SHARE_SETTLED.into());
+            if now().saturating_sub(self.compared) < due || self.refresh().is_err() {
+                return false;
+            }
         }
         let mut there = self.histories.iter().filter(|history| !history.gone);
-        let since = |history: &History| {
+        let in_force = |history: &History| {
             let newest = history.versions.back();
-            newest.is_some_and(|newest| newest.generation == 1 || newest.first <= time)
+            newest.is_some_and(|newest| (newest.first..=newest.last).contains(&time))
         };
-        there.all(since).then_some(())
+        !self.stale && there.all(in_force)
     }
 
     /// The names of the tables that there are. Those that are no longer there are a change.

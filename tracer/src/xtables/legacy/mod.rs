@@ -6,11 +6,13 @@
 //! | [`blob`] | what the kernel gives -> [`Table`]; `entry` decodes one entry of it |
 //! | [`read`] | all tables of a network namespace, by getsockopt |
 //! | [`follow`] | the tables of a namespace while they are replaced |
+//! | [`lock`] | a hint that they have been |
 //! | [`terminals`] | the entries that can drop a packet, by hook |
 
 pub mod blob;
 mod entry;
 pub mod follow;
+pub mod lock;
 pub mod read;
 pub mod terminals;
 #[cfg(test)]

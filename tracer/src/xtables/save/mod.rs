@@ -2,12 +2,12 @@
 //!
 //! iptables-legacy keeps a rule as `struct ipt_entry` or `ip6t_entry`; iptables-nft compiles the same thing to nf_tables expressions, some of
 //! them nft's own (addresses, interfaces, protocols, ports, marks, limits), the rest xtables' matches and targets. Both come back here as one
-//! [`Spec`] and are written in one way: iptables 1.8.9's, down to its order of words. What a rule has that no word of iptables says makes it
+//! `Spec` and are written in one way: iptables 1.8.9's, down to its order of words. What a rule has that no word of iptables says makes it
 //! `None`: then it is to be written in nft's syntax.
 //!
 //! | module | subject |
 //! |---|---|
-//! | `lift` | nf_tables expressions -> [`Spec`], for every version of iptables-nft up to 1.8.13 |
+//! | `lift` | nf_tables expressions -> `Spec`, for every version of iptables-nft up to 1.8.13 |
 //! | `load` | what the registers hold on the way |
 //! | `ports` | the native forms of `-m tcp`, `-m udp`, `-m icmp` |
 //! | `ip` | addresses, interfaces, protocol, fragments |
@@ -31,7 +31,7 @@ use crate::ruleset::model;
 use crate::ruleset::render::{Names, one_line};
 
 pub use listing::{chain_line, legacy_table, table};
-pub(crate) use owner::is_iptables;
+pub use owner::is_iptables;
 
 /// A rule of either engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

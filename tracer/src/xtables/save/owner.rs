@@ -79,7 +79,7 @@ fn is_builtin(builtins: &[Builtin], chain: &Chain) -> bool {
 }
 
 /// Whether iptables-nft (or ebtables-nft, arptables-nft) made the table, as far as can be told.
-pub(crate) fn is_iptables(table: &Table) -> bool {
+pub fn is_iptables(table: &Table) -> bool {
     let Some(builtins) = builtin_chains(table) else {
         return false;
     };

@@ -1,0 +1,186 @@
+//! What follows from a rule: the next one, a jump, an end, and, where something is not known, a fork.
+
+use super::{
+    code::Decided,
+    field::Reason,
+    outcome::{Decision, RuleId},
+    read::Reader,
+    run::{Ended, Next, Pending, Place, State, Walker},
+    trail::Seen,
+    write::{self, Kinds},
+};
+
+/// `NFT_JUMP_STACK_SIZE`; legacy tables have no fixed limit.
+const MAX_DEPTH: usize = 64;
+impl Walker<'_> {
+    /// What follows from a rule. `None`: the next rule.
+    pub(super) fn after(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        index: usize,
+        ended: Ended,
+        pending: Option<Pending>,
+    ) -> Option<Next> {
+        let chain = state.at.chain;
+        if let (Ended::Missed, None) = (&ended, &pending) {
+            state.trail.rule(chain, index, || Seen::Missed);
+            return None;
+        }
+        let rule = self.program.rule_id(chain, index)?;
+        match (ended, pending) {
+            (Ended::Missed, None) => None,
+            (Ended::Missed, Some(pending)) => {
+                // It misses in any case; only what it wrote before that depends on what is not known.
+                if reader.writes().len() > pending.writes {
+                    self.put_aside(state.clone(), reader, pending.writes);
+                    state.assumed.push(pending.why);
+                }
+                state.trail.rule(chain, index, || Seen::Missed);
+                None
+            }
+            (Ended::Verdict(Decided::Break), _) => {
+                state
+                    .trail
+                    .rule(chain, index, || Seen::Matched(Decided::Break));
+                None
+            }
+            (Ended::Verdict(Decided::Continue), Some(pending))
+                if reader.writes().len() == pending.writes =>
+            {
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why,
+                    taken: None,
+                });
+                None
+            }
+            (Ended::Verdict(verdict), None) => {
+                state
+                    .trail
+                    .rule(chain, index, || Seen::Matched(verdict.clone()));
+                self.verdict(state, reader, rule, verdict)
+            }
+            (Ended::Verdict(verdict), Some(pending)) => {
+                let mut other = state.clone();
+                other.assumed.push(pending.why.clone());
+                other.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why.clone(),
+                    taken: None,
+                });
+                self.put_aside(other, reader, pending.writes);
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: pending.why.clone(),
+                    taken: Some(verdict.clone()),
+                });
+                state.assumed.push(pending.why);
+                self.verdict(state, reader, rule, verdict)
+            }
+            (Ended::Impossible, pending) => {
+                // If the rule does not match, it has not come to what is impossible.
+                let Some(pending) = pending else {
+                    return Some(Next::Done);
+                };
+                state.assumed.push(pending.why);
+                reader.truncate_writes(pending.writes);
+                None
+            }
+            (Ended::Several(verdicts), pending) => {
+                let why = pending.map_or(Reason::missing("the key is not known"), |p| p.why);
+                let writes = reader.writes().len();
+                for verdict in verdicts {
+                    let mut other = state.clone();
+                    other.assumed.push(why.clone());
+                    other.trail.rule(chain, index, || Seen::Unknown {
+                        why: why.clone(),
+                        taken: Some(verdict.clone()),
+                    });
+                    let made = reader.writes().to_vec();
+                    if let Some(next) = self.verdict(&mut other, reader, rule, verdict) {
+                        // It has ended, or goes on at the next base chain.
+                        if matches!(next, Next::Base) {
+                            other.entering = true;
+                            self.put_aside(other, reader, writes);
+                        }
+                    } else {
+                        self.put_aside(other, reader, writes);
+                    }
+                    reader.set_writes(made);
+                    if self.outcome.incomplete.is_some() {
+                        return Some(Next::Done);
+                    }
+                }
+                state.trail.rule(chain, index, || Seen::Unknown {
+                    why: why.clone(),
+                    taken: None,
+                });
+                state.assumed.push(why);
+                None
+            }
+        }
+    }
+
+    /// A rule's verdict. `None`: on with the rule at `State::at`.
+    fn verdict(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        rule: RuleId,
+        verdict: Decided,
+    ) -> Option<Next> {
+        match verdict {
+            Decided::Continue | Decided::Break => None,
+            Decided::Return => self.leave(state, reader),
+            Decided::Jump(chain) => {
+                if state.stack.len() >= MAX_DEPTH {
+                    self.give_up("chains call each other too deeply");
+                    return Some(Next::Done);
+                }
+                state.stack.push(state.at);
+                state.at = Place { chain, rule: 0 };
+                state.trail.enter();
+                None
+            }
+            Decided::Goto(chain) => {
+                state.at = Place { chain, rule: 0 };
+                None
+            }
+            Decided::End(fate) => Some(self.finish(state, reader, Decision::Rule(rule), fate)),
+            Decided::Unknown(reason) => {
+                // Whatever it is: nothing after it can be told.
+                self.outcome.incomplete = Some(reason);
+                Some(Next::Done)
+            }
+        }
+    }
+
+    /// Before a rule reads what other rules may write later: the packet shows the last value only. Forks into never written, and
+    /// written later.
+    pub(super) fn suppose(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        reads: Kinds,
+    ) -> bool {
+        for bit in 0..Kinds::BITS {
+            let kind = 1 << bit;
+            let undecided = self.volatile & reads & kind & !state.way.fixed & !state.way.open;
+            if undecided == 0 || reader.has_written(kind) {
+                continue;
+            }
+            let mut other = state.clone();
+            other.way.open |= kind;
+            other.assumed.push(write::reason(kind));
+            self.put_aside(other, reader, reader.writes().len());
+            state.way.fixed |= kind;
+        }
+        reader.set_open(state.way.open);
+        true
+    }
+
+    /// Puts a state aside that has made only the first so many writes.
+    pub(super) fn put_aside(&mut self, mut state: State, reader: &Reader<'_>, writes: usize) {
+        let made = reader.writes();
+        state.writes = made.get(..writes).unwrap_or(made).to_vec();
+        self.todo.push_back(state);
+    }
+}

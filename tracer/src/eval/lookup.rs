@@ -1,0 +1,149 @@
+//! Steps that ask sets and maps, or fill them.
+
+use super::{
+    code::{Decided, Span},
+    field::Reason,
+    program::Program,
+    sets::{Found, Gives},
+    steps::{Did, Registers},
+};
+
+impl Program {
+    /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18).
+    pub(super) fn lookup(
+        &self,
+        registers: &mut Registers,
+        set: u32,
+        key: Result<&[u8], Reason>,
+        to: Option<Span>,
+        verdict: bool,
+        invert: bool,
+    ) -> Did {
+        let Some(set) = self.sets.get(set as usize) else {
+            return Did::Unknown(Reason::missing("the set is not known"));
+        };
+        let several = |reason: Reason| {
+            let mut verdicts = Vec::new();
+            for entry in &set.entries {
+                if let Gives::Verdict(verdict) = &entry.gives
+                    && !verdicts.contains(verdict)
+                {
+                    verdicts.push(verdict.clone());
+                }
+            }
+            Did::Several(verdicts, reason)
+        };
+        let key = match key {
+            Ok(key) => key,
+            Err(reason) if verdict => return several(reason),
+            Err(reason) => {
+                if let Some(to) = to {
+                    registers.forget(to, reason.clone());
+                }
+                return Did::Unknown(reason);
+            }
+        };
+        let found = set.find(key);
+        let (entry, mut doubt) = match &found {
+            Found::Entry(entry) => (Some(*entry), entry.doubt.clone()),
+            Found::CatchAll(entry) => {
+                let doubt = set.growing.clone().or_else(|| entry.doubt.clone());
+                (Some(*entry), doubt)
+            }
+            Found::Nothing => (None, set.growing.clone()),
+        };
+        if invert {
+            // The catch-all element is looked for after the inversion.
+            return match (&found, doubt, set.catch_all()) {
+                (_, _, Some(_)) => Did::On,
+                (_, Some(reason), None) => Did::Unknown(reason),
+                (Found::Nothing, None, None) => Did::On,
+                (_, None, None) => Did::Miss,
+            };
+        }
+        let Some(entry) = entry else {
+            return match doubt {
+                None => Did::Miss,
+                Some(reason) if verdict => several(reason),
+                Some(reason) => {
+                    if let Some(to) = to {
+                        registers.forget(to, reason.clone());
+                    }
+                    Did::Unknown(reason)
+                }
+            };
+        };
+        // An element that is gone leaves the key to the catch-all element.
+        if doubt.is_some() && set.catch_all().is_some() && set.is_map {
+            let reason = doubt.take().unwrap_or(Reason::missing(""));
+            if verdict {
+                return several(reason);
+            }
+            if let Some(to) = to {
+                registers.forget(to, reason.clone());
+            }
+            return Did::Unknown(reason);
+        }
+        match (&entry.gives, to, verdict) {
+            (Gives::Verdict(decided), _, true) => match (doubt, decided) {
+                (None, Decided::Continue) => Did::On,
+                (None, decided) => Did::Verdict(decided.clone()),
+                (Some(reason), decided) => Did::Several(vec![decided.clone()], reason),
+            },
+            (Gives::Value(bytes), Some(to), _) => {
+                registers.set(to, bytes);
+                doubt.map_or(Did::On, Did::Unknown)
+            }
+            _ => doubt.map_or(Did::On, Did::Unknown),
+        }
+    }
+
+    /// `nft_objref_map_eval()` (net/netfilter/nft_objref.c, v6.18).
+    pub(super) fn object_map(&self, registers: &Registers, set: u32, from: Span) -> Did {
+        let Some(set) = self.sets.get(set as usize) else {
+            return Did::Unknown(Reason::missing("the map is not known"));
+        };
+        let key = match registers.get(from) {
+            Ok(key) => key,
+            Err(reason) => return Did::Unknown(reason),
+        };
+        match set.find(key) {
+            Found::Entry(entry) | Found::CatchAll(entry) => match (&entry.doubt, &set.objects) {
+                (Some(reason), _) => Did::Unknown(reason.clone()),
+                (None, None) => Did::On,
+                (None, Some(reason)) => Did::Unknown(reason.clone()),
+            },
+            Found::Nothing => match &set.growing {
+                Some(reason) => Did::Unknown(reason.clone()),
+                None => Did::Miss,
+            },
+        }
+    }
+
+    /// `nft_dynset_eval()` (net/netfilter/nft_dynset.c, v6.18).
+    pub(super) fn dynset(
+        &self,
+        registers: &Registers,
+        set: Option<u32>,
+        from: Span,
+        invert: bool,
+        stateful: Option<&Reason>,
+    ) -> Did {
+        let Some(set) = set.map(|set| self.sets.get(set as usize)) else {
+            return Did::On;
+        };
+        if let Some(reason) = stateful {
+            return Did::Unknown(reason.clone());
+        }
+        let Some(set) = set else {
+            return Did::Unknown(Reason::missing("the set is not known"));
+        };
+        let present = registers
+            .get(from)
+            .is_ok_and(|key| matches!(set.find(key), Found::Entry(entry) if entry.doubt.is_none()));
+        if set.crowded && !present {
+            return Did::Unknown(Reason::stateful("the set may be full"));
+        }
+        Did::hold(!invert)
+    }
+}
