@@ -116,7 +116,7 @@ impl Program {
                         for entry in set.iter().flat_map(|set| &set.entries) {
                             match &entry.gives {
                                 Gives::Verdict(Decided::Jump(to) | Decided::Goto(to)) => {
-                                    todo.push(*to)
+                                    todo.push(*to);
                                 }
                                 Gives::Verdict(Decided::End(Fate::Accept)) => {}
                                 _ => by_map = true,
