@@ -128,7 +128,14 @@ fn established_tcp_in_both_directions() -> Result<()> {
                 (client, server)
             };
             sender.write_all(&[b'x'; 88])?;
-            let event = fwtrace.next_drop()?;
+            // A retransmission of the connection before can still come.
+            let event = loop {
+                let event = fwtrace.next_drop()?;
+                let ports = ["packet.sport", "packet.dport"].map(|path| at(&event.json, path));
+                if ports.contains(&json!(peer.port())) {
+                    break event;
+                }
+            };
             let listed = net.r.command(
                 &[
                     "conntrack",

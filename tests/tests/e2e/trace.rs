@@ -377,3 +377,58 @@ fn other_protocols_are_joined_too() -> Result<()> {
     }
     end_well(fwtrace)
 }
+
+/// Datagrams that differ in nothing, dropped by two rules in turn: a trace says the right one or is not used.
+#[test]
+fn twins_are_not_mixed_up() -> Result<()> {
+    let net = Net::routed()?;
+    let notes = tempfile::tempdir()?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 0
+            udp dport 3925 numgen inc mod 2 0 counter drop comment \"even\"
+            udp dport 3925 counter drop comment \"odd\"
+        }\n}",
+    )?;
+    let (src, dst) = net.path(A, R, true, (4925, 3925));
+    for rate in ["--trace=0", "--trace=7"] {
+        let mut exact = Fwtrace::start(&net.r, &["--port", "3925"])?;
+        let mut traced = start(
+            &net.r,
+            &notes,
+            &["--port", "3925", rate, "--evidence", "engine"],
+        )?;
+        net.a.run(|| -> Result<()> {
+            let socket = std::net::UdpSocket::bind(src)?;
+            for _ in 0..200 {
+                socket.send_to(b"twin", dst)?;
+            }
+            Ok(())
+        })?;
+        let mut used = 0;
+        for (stack, trace) in exact.next_drops(200)?.iter().zip(traced.next_drops(200)?) {
+            ensure!(
+                at(&stack.json, "evidence.source") == "kernel-stack",
+                "{}",
+                stack.json
+            );
+            if at(&trace.json, "evidence.source") == "trace" {
+                used += 1;
+                let (got, want) = (
+                    at(&trace.json, "rule.handle"),
+                    at(&stack.json, "rule.handle"),
+                );
+                ensure!(
+                    got == want,
+                    "{rate}: {got}, the stack says {want}: {}",
+                    trace.json
+                );
+            }
+        }
+        // Where all are traced, none is in doubt.
+        ensure!(used == 200 || rate != "--trace=0", "{used} of 200");
+        end_well(exact)?;
+        end_well(traced)?;
+    }
+    Ok(())
+}

@@ -209,11 +209,15 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         work.epoch += 1;
     }
     work.observed = anchored;
-    let (net, netns) = namespace(
-        u64_at(skb, offset!(skb_dev)),
-        u64_at(skb, offset!(skb_sk)),
-        u64_at(skb, offset!(skb_dst)) & !1,
-    );
+    // The device is there on all hooks but those of packets of this machine's own.
+    let (mut net, mut netns) = namespace(u64_at(skb, offset!(skb_dev)), 0, 0);
+    if net == 0 {
+        (net, netns) = namespace(
+            0,
+            u64_at(skb, offset!(skb_sk)),
+            u64_at(skb, offset!(skb_dst)) & !1,
+        );
+    }
     if net == 0 {
         // Whose counters it has moved is not known.
         work.epoch += 1;

@@ -34,6 +34,12 @@ pub fn image(index: u32) -> Option<&'static mut [Count; BLOCK]> {
     LEGACY_COUNTS.get_ptr_mut(index).map(|c| unsafe { &mut *c })
 }
 
+/// Whether there is no table `index`, nor any behind it.
+#[inline(always)]
+fn is_end(work: &Work, index: u32) -> bool {
+    work.tables.tables[black_box(index) as usize & (TABLES - 1)].id == 0
+}
+
 /// Makes table `index` the one that is scanned; false if it cannot have dropped this packet, or is not
 /// known any more.
 #[inline(always)]
@@ -64,6 +70,9 @@ fn choose(work: &mut Work, index: u32) -> bool {
 /// settles it without a look at the others where no other packet can be under way.
 pub extern "C" fn recent(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
+    if is_end(work, index) {
+        return 1;
+    }
     if !choose(work, index) || work.behind != 0 {
         return 0;
     }
@@ -120,6 +129,9 @@ extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
 /// Scans a table.
 pub extern "C" fn table(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
+    if is_end(work, index) {
+        return 1;
+    }
     if choose(work, index) {
         let blocks = work.table.blocks;
         if blocks <= TABLE_BLOCKS {

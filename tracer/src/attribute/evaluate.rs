@@ -26,7 +26,7 @@ use crate::{
         model::{self, Ruleset},
         render::Names,
     },
-    xtables::{self, legacy::Table},
+    xtables::{self, legacy::Table, save},
 };
 
 /// Compiled rulesets that are kept of a namespace: drops of the one before are still on their way.
@@ -153,7 +153,7 @@ impl Evaluator {
         let compiled = known.get_mut(at)?;
         let nothing = World::default();
         let world = match &mut place.surroundings {
-            Some(surroundings) => surroundings.world(true),
+            Some(surroundings) => surroundings.world(compiled.names_sets),
             None => &nothing,
         };
         Some(compiled.opinion(packet, world, place.names, clues, self.depth))
@@ -192,6 +192,8 @@ struct Compiled {
     stamp: Stamp,
     nft: Option<Arc<Ruleset>>,
     legacy: Vec<Table>,
+    /// A rule names a set of ipset. Asking for them can have the kernel load a module.
+    names_sets: bool,
     cache: Cache,
     /// By address of the walk, which is kept with it.
     ways: HashMap<usize, (Arc<Walk>, Way)>,
@@ -214,6 +216,7 @@ impl Compiled {
         Self {
             stamp,
             cache: Cache::new(Arc::new(Program::new(nft.as_deref(), &legacy))),
+            names_sets: save::names_ip_sets(nft.as_deref(), &legacy),
             nft,
             legacy,
             ways: HashMap::new(),

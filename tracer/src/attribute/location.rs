@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range, sync::Arc};
 
 use fwtrace_abi::{SITE_POLICY, SITE_RULE, Site};
 
-use super::{NFPROTO_IPV4, NFPROTO_IPV6};
+use super::{NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV};
 use crate::{
     event::DecidedBy,
     kernel::{
@@ -15,6 +15,8 @@ use crate::{
 
 /// `NF_INET_PRE_ROUTING`: the one hook of IP that comes before routing.
 const PREROUTING: u8 = 0;
+/// `NF_NETDEV_INGRESS`.
+const INGRESS: u8 = 0;
 
 /// What is known of the kernel's code.
 pub struct Locations {
@@ -68,20 +70,26 @@ impl Locations {
             .clone()
     }
 
-    /// Family and hook of the innermost caller of a hook among the return addresses in `stack` that can have had the packet.
-    /// `routed`: whether it has a route, if that is known. Frames hold what earlier calls have left there, too: return addresses
-    /// of a hook that the packet before came to.
+    /// Family and hook of the innermost caller of a hook among the return addresses in `stack`, of those that can have had the packet if
+    /// there are any. `routed`: whether it has a route, if that tells before routing from after it. Frames hold what earlier calls have
+    /// left there, too: return addresses of a hook that the packet before came to.
     pub(super) fn hook(&self, stack: &[u64], routed: Option<bool>) -> Option<(u8, u8)> {
         let callers: Vec<&str> = stack
             .iter()
             .filter_map(|&word| self.callers.find(word))
             .map(|(name, _)| name)
             .collect();
-        (0..callers.len())
-            .filter_map(|from| hooks::hook_of_stack(callers.iter().skip(from).copied()))
-            .find(|&(pf, hook)| {
-                let ip = matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6);
-                !ip || routed != Some(false) || hook == PREROUTING
-            })
+        let mut hooks = (0..callers.len())
+            .filter_map(|from| hooks::hook_of_stack(callers.iter().skip(from).copied()));
+        let innermost = hooks.next()?;
+        let possible = |&(pf, hook): &(u8, u8)| match (pf, hook) {
+            (NFPROTO_IPV4 | NFPROTO_IPV6, PREROUTING) | (NFPROTO_NETDEV, INGRESS) => {
+                routed != Some(true)
+            }
+            (NFPROTO_IPV4 | NFPROTO_IPV6, _) | (NFPROTO_NETDEV, _) => routed != Some(false),
+            _ => true,
+        };
+        let found = std::iter::once(innermost).chain(hooks).find(possible);
+        found.or(Some(innermost))
     }
 }

@@ -232,7 +232,9 @@ impl Attributor {
         if record.hook != UNKNOWN {
             return (record.pf, Some(record.hook));
         }
-        let routed = (record.flags & FLAG_DST_READ != 0).then_some(record.flags & FLAG_DST != 0);
+        // What comes back over the loopback device has a route from its first way.
+        let told = record.flags & FLAG_DST_READ != 0 && !record.iif_name.starts_with(b"lo\0");
+        let routed = told.then_some(record.flags & FLAG_DST != 0);
         match self.locations.hook(&raw.stack, routed) {
             Some((pf, number)) => (pf, Some(number)),
             None => match packet {

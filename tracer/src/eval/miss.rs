@@ -51,6 +51,8 @@ impl<'a> Texts<'a> {
 
 /// The most chains that are followed to see whether a jump would have led to an acceptance.
 const MAX_JUMPS: u32 = 3;
+/// The most rules of such chains that are looked at.
+const MAX_RULES: u32 = 10_000;
 
 /// A condition that does not hold.
 struct Failure {
@@ -172,14 +174,16 @@ pub(super) fn nearest(
     missed: impl Iterator<Item = (u32, usize)>,
 ) -> Option<(u32, usize)> {
     let mut best = None;
-    let mut nearest = (usize::MAX, Reverse(0));
+    let mut budget = MAX_RULES;
     for (chain, rule) in missed {
         let Some((failures, decided)) = failures(program, reader, chain, rule) else {
             continue;
         };
         let more = match decided {
             Decided::End(Fate::Accept) => Some(0),
-            Decided::Jump(to) | Decided::Goto(to) => inside(program, reader, to, MAX_JUMPS),
+            Decided::Jump(to) | Decided::Goto(to) => {
+                inside(program, reader, to, MAX_JUMPS, &mut budget)
+            }
             _ => None,
         };
         let Some(more) = more else { continue };
@@ -188,19 +192,32 @@ pub(super) fn nearest(
         let steps = program.chains.get(chain as usize);
         let steps = steps.map_or(0, |chain| program.steps(chain, rule).len());
         let distance = (ways, Reverse(steps));
-        if ways > 0 && distance < nearest {
-            nearest = distance;
-            best = Some((chain, rule));
+        let nearer = match &best {
+            Some((nearest, _, _)) => distance < *nearest,
+            None => true,
+        };
+        if ways > 0 && nearer {
+            best = Some((distance, chain, rule));
         }
     }
-    best
+    best.map(|(_, chain, rule)| (chain, rule))
 }
 
 /// In how many ways the nearest accepting rule of a chain fails.
-fn inside(program: &Program, reader: &mut Reader<'_>, chain: u32, jumps: u32) -> Option<usize> {
+fn inside(
+    program: &Program,
+    reader: &mut Reader<'_>,
+    chain: u32,
+    jumps: u32,
+    budget: &mut u32,
+) -> Option<usize> {
     let rules = program.chains.get(chain as usize)?.rules.len();
     let mut fewest: Option<usize> = None;
     for rule in 0..rules {
+        *budget = budget.saturating_sub(1);
+        if *budget == 0 {
+            break;
+        }
         let Some((failures, decided)) = failures(program, reader, chain, rule) else {
             continue;
         };
@@ -208,7 +225,7 @@ fn inside(program: &Program, reader: &mut Reader<'_>, chain: u32, jumps: u32) ->
         let ways = match decided {
             Decided::End(Fate::Accept) => Some(failed),
             Decided::Jump(to) | Decided::Goto(to) if jumps > 0 => {
-                inside(program, reader, to, jumps - 1).map(|more| more + failed)
+                inside(program, reader, to, jumps - 1, budget).map(|more| more + failed)
             }
             // What ends the packet's way before an acceptance.
             Decided::End(_) | Decided::Return if failed == 0 => break,

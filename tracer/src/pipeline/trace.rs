@@ -169,9 +169,11 @@ impl Tracing {
             ));
             None
         });
+        let mut traces = Traces::default();
+        traces.partial = self.rate > 0;
         let traced = Traced {
             netns: netns.clone(),
-            traces: Traces::default(),
+            traces,
             events,
             lines,
             _table: owner,
@@ -243,7 +245,7 @@ impl Tracing {
         let newest = batch.iter().map(|raw| raw.record.time).max();
         let headers = |raw: &RawDrop| {
             let traced = self.traced.get(&raw.record.netns)?;
-            if traced.traces.is_empty() {
+            if !traced.traces.want_headers() {
                 return None;
             }
             Headers::of_packet(Capture::new(&raw.record, &raw.packet).bytes)
@@ -295,6 +297,13 @@ impl Drop for Tracing {
 
 impl Traced {
     fn drain(&mut self) {
+        self.receive();
+        let lines = self.lines.iter().map(|lines| &lines.receiver);
+        let overrun = lines.chain([&self.events]).any(|r| r.overrun);
+        self.traces.partial |= overrun;
+    }
+
+    fn receive(&mut self) {
         let traces = &mut self.traces;
         self.events.drain(|message, when| {
             if message.kind == nftrace::NFT_MSG_TRACE

@@ -50,6 +50,10 @@ pub struct Traces {
     assembler: Assembler,
     dropped: VecDeque<Waiting<Dropped>>,
     logged: VecDeque<Waiting<Logged>>,
+    /// Not every packet is traced, or traces were lost: of drops with the same headers nobody knows which has the trace.
+    pub partial: bool,
+    /// Drops without a rule on the kernel's stack that were looked at, if `partial`: when, and their headers.
+    seen: VecDeque<(u64, Headers)>,
     /// Traces that were not used because the kernel's stack names another rule.
     pub disagreed: u64,
 }
@@ -95,6 +99,11 @@ impl Traces {
         self.dropped.is_empty() && self.logged.is_empty()
     }
 
+    /// Whether a drop's headers are of interest.
+    pub fn want_headers(&self) -> bool {
+        self.partial || !self.is_empty()
+    }
+
     /// Whether a trace of ip_tables waits.
     pub fn has_lines(&self) -> bool {
         !self.logged.is_empty()
@@ -103,8 +112,8 @@ impl Traces {
     /// Takes the trace of a drop out. `twins`: how many drops with the same headers are at hand, this one included; `decides` says
     /// whether ip_tables dropped a packet at the entry that it came to last.
     ///
-    /// With the rule on the kernel's stack the trace must say the same. Without it, the traces must be enough for all of the twins: with
-    /// fewer, nobody knows which of them was traced.
+    /// With the rule on the kernel's stack the trace must say the same. Without it, there must be a trace for each of the twins, or none
+    /// where not all are traced: otherwise nobody knows whose it is, and it is thrown away.
     pub fn take(
         &mut self,
         record: &Record,
@@ -126,9 +135,19 @@ impl Traces {
             let found = self.dropped.remove(agreed?)?;
             return Some(Found::Nftables(found.trace));
         }
+        let before = self.partial && self.seen.iter().any(|(_, seen)| seen.is(headers));
+        if self.partial {
+            if self.seen.len() >= WAITING {
+                self.seen.pop_front();
+            }
+            self.seen.push_back((record.time, headers.clone()));
+        }
+        let most = if self.partial { 1 } else { usize::MAX };
+        let doubtful = |count: usize| before || twins() > count.min(most);
         let count = nft.clone().count();
         if let Some((at, _)) = nft.next() {
-            if count < twins() {
+            if doubtful(count) {
+                self.dropped.retain(|w| !of_drop(w));
                 return None;
             }
             return Some(Found::Nftables(self.dropped.remove(at)?.trace));
@@ -143,7 +162,8 @@ impl Traces {
         let mut legacy = self.logged.iter().enumerate().filter(|(_, w)| of_drop(w));
         let count = legacy.clone().count();
         let (at, _) = legacy.next()?;
-        if count < twins() {
+        if doubtful(count) {
+            self.logged.retain(|w| !of_drop(w));
             return None;
         }
         Some(Found::Legacy(self.logged.remove(at)?.trace))
@@ -154,6 +174,9 @@ impl Traces {
         let late = |when: Between| when.until.saturating_add(DISORDER) < drop;
         self.dropped.retain(|w| !late(w.when));
         self.logged.retain(|w| !late(w.when));
+        let seen = self.seen.iter();
+        let late = seen.take_while(|(time, _)| time.saturating_add(DISORDER) < drop);
+        self.seen.drain(..late.count());
     }
 }
 
