@@ -3,7 +3,10 @@
 //! ```text
 //! kernel                     agent
 //! kfree_skb  --ring buffer-> bpf::reader -----> attribute --> event::Event --> output::{text,json}
-//! nf_tables dump+generation> ruleset::snapshot --^
+//! nf_tables dump+generation> ruleset::snapshot --^  ^  ^
+//! xtables GET_ENTRIES -----> xtables::legacy -------+  |
+//! NFTRACE, TRACE ----------> trace (--trace) ----------+
+//!                            eval: the rulesets on the packet, asked by attribute
 //! ```
 //!
 //! | module | subject |
