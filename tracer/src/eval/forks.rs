@@ -5,7 +5,7 @@ use super::{
     field::Reason,
     outcome::{Decision, RuleId},
     read::Reader,
-    run::{Ended, Next, Pending, Place, State, Walker},
+    run::{Ended, MAX_STATES, Next, Pending, Place, State, TOO_MANY, Walker},
     trail::Seen,
     write::{self, Kinds},
 };
@@ -34,7 +34,7 @@ impl Walker<'_> {
                 // It misses in any case; only what it wrote before that depends on what is not known.
                 if reader.writes().len() > pending.writes {
                     self.put_aside(state.clone(), reader, pending.writes);
-                    state.assumed.push(pending.why);
+                    state.assume(pending.why);
                 }
                 state.trail.rule(chain, index, || Seen::Missed);
                 None
@@ -62,7 +62,7 @@ impl Walker<'_> {
             }
             (Ended::Verdict(verdict), Some(pending)) => {
                 let mut other = state.clone();
-                other.assumed.push(pending.why.clone());
+                other.assume(pending.why.clone());
                 other.trail.rule(chain, index, || Seen::Unknown {
                     why: pending.why.clone(),
                     taken: None,
@@ -72,7 +72,7 @@ impl Walker<'_> {
                     why: pending.why.clone(),
                     taken: Some(verdict.clone()),
                 });
-                state.assumed.push(pending.why);
+                state.assume(pending.why);
                 self.verdict(state, reader, rule, verdict)
             }
             (Ended::Impossible, pending) => {
@@ -80,7 +80,7 @@ impl Walker<'_> {
                 let Some(pending) = pending else {
                     return Some(Next::Done);
                 };
-                state.assumed.push(pending.why);
+                state.assume(pending.why);
                 reader.truncate_writes(pending.writes);
                 None
             }
@@ -89,7 +89,7 @@ impl Walker<'_> {
                 let writes = reader.writes().len();
                 for verdict in verdicts {
                     let mut other = state.clone();
-                    other.assumed.push(why.clone());
+                    other.assume(why.clone());
                     other.trail.rule(chain, index, || Seen::Unknown {
                         why: why.clone(),
                         taken: Some(verdict.clone()),
@@ -113,7 +113,7 @@ impl Walker<'_> {
                     why: why.clone(),
                     taken: None,
                 });
-                state.assumed.push(why);
+                state.assume(why);
                 None
             }
         }
@@ -169,7 +169,7 @@ impl Walker<'_> {
             }
             let mut other = state.clone();
             other.way.open |= kind;
-            other.assumed.push(write::reason(kind));
+            other.assume(write::reason(kind));
             self.put_aside(other, reader, reader.writes().len());
             state.way.fixed |= kind;
         }
@@ -179,6 +179,11 @@ impl Walker<'_> {
 
     /// Puts a state aside that has made only the first so many writes.
     pub(super) fn put_aside(&mut self, mut state: State, reader: &Reader<'_>, writes: usize) {
+        // Each of them will be followed: there is no need to collect more than that.
+        if self.states + self.todo.len() >= MAX_STATES {
+            self.give_up(TOO_MANY);
+            return;
+        }
         let made = reader.writes();
         state.writes = made.get(..writes).unwrap_or(made).to_vec();
         self.todo.push_back(state);

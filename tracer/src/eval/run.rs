@@ -21,7 +21,9 @@ use super::{
 
 /// The most ends, and states at one time, that are followed.
 const MAX_ENDS: usize = 64;
-const MAX_STATES: usize = 512;
+pub(super) const MAX_STATES: usize = 512;
+/// Why it gives up beyond that.
+pub(super) const TOO_MANY: &str = "there are too many ways that the packet can have taken";
 /// The most rules of all states together: so many, and so many times those that there are. The kernel takes no rulesets with loops.
 const MIN_RULES: u64 = 100_000;
 const MAX_ROUNDS: u64 = 16;
@@ -47,6 +49,15 @@ pub(super) struct State {
     pub(super) assumed: Vec<Reason>,
     pub(super) way: Way,
     pub(super) trail: Trail,
+}
+
+impl State {
+    /// Notes what its end rests on, once.
+    pub(super) fn assume(&mut self, reason: Reason) {
+        if !self.assumed.contains(&reason) {
+            self.assumed.push(reason);
+        }
+    }
 }
 
 /// How a rule ended.
@@ -125,7 +136,7 @@ pub(super) fn walk(
         }
         walker.states += 1;
         if walker.states > MAX_STATES {
-            walker.give_up("there are too many ways that the packet can have taken");
+            walker.give_up(TOO_MANY);
             break;
         }
         walker.follow(state, reader);
@@ -228,11 +239,11 @@ impl Walker<'_> {
             Ok(walked) => walked,
             Err(reason) => {
                 let mut skipped = state.clone();
-                skipped.assumed.push(reason.clone());
+                skipped.assume(reason.clone());
                 skipped.base += 1;
                 skipped.entering = true;
                 self.put_aside(skipped, reader, reader.writes().len());
-                state.assumed.push(reason);
+                state.assume(reason);
                 true
             }
         };
