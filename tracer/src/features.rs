@@ -139,14 +139,27 @@ impl Report {
             writeln!(out)?;
         }
         writeln!(out)?;
+        let computed = "evaluator (computed)";
         match self.source {
+            Some((EvidenceSource::Engine, _)) => {
+                writeln!(out, "Rules of nf_tables are named by: {computed}")?;
+            }
             Some((source, confidence)) => writeln!(
                 out,
-                "Rules are named by: {} ({})",
+                "Rules of nf_tables are named by: {} ({}), else {computed}",
                 source.as_str(),
                 confidence.as_str()
             )?,
             None => writeln!(out, "fwtrace cannot show drops here")?,
+        }
+        let counters = self.abilities.iter().any(|ability| {
+            ability.name == EvidenceSource::KernelCounters.as_str() && ability.available
+        });
+        if self.source.is_some() && counters {
+            writeln!(
+                out,
+                "Rules of iptables-legacy: kernel-counters (exact), else {computed}"
+            )?;
         }
         if !self.reasons.is_empty() {
             let count = self.reasons.len();
