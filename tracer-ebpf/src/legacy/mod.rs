@@ -12,8 +12,13 @@
 //! | of an entry that only packets on PREROUTING, INPUT, FORWARD meet | yes: the search ends there |
 //! | of another entry, in the context of the process that sends the packet | yes, likewise: what interrupted it has been looked at by itself |
 //! | of another entry, in a softirq | if no other counter has moved: a process may have been interrupted |
+//! | of an entry that answers the sender (REJECT), on OUTPUT | if no other counter has moved: the packet may be its answer |
 //! | just after several had moved at once: some packet's counter is in the image before its drop | not if processes' packets move it |
 //! | after a drop that could not be looked at | no |
+//!
+//! REJECT sends its answer between counting a packet and dropping it, and that may be dropped first. So
+//! what such an entry has counted and what cannot be this packet, for its length, is left in place for
+//! the drop that follows; should none follow, the next scan takes it.
 //!
 //! Several that have moved are candidates; none: another hook function dropped, or a match itself did
 //! (`hotdrop`).
@@ -34,9 +39,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_ALONE, LEGACY_AMBIGUOUS, LEGACY_CANDIDATES,
-    LEGACY_EXACT, LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED, LEGACY_UNPRIMED,
-    LOCAL, LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef, Tables, TablesKey,
+    ANSWERS, ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_ALONE, LEGACY_AMBIGUOUS,
+    LEGACY_CANDIDATES, LEGACY_EXACT, LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED,
+    LEGACY_UNPRIMED, LOCAL, LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef,
+    Tables, TablesKey,
 };
 
 use crate::{
@@ -81,6 +87,8 @@ pub struct State {
     pub next: u32,
     /// The [`Work::epoch`] in which all its counters have been looked at.
     pub epoch: u32,
+    /// The entry, plus one, that had counted a packet at the last scan whose drop was still to come.
+    pub left: u32,
 }
 
 #[map]
@@ -296,6 +304,10 @@ fn is_settled(work: &Work, hooks: u8) -> bool {
     }
     if hooks & LOCAL == 0 {
         return true;
+    }
+    // This may be its answer to the packet that it has counted.
+    if hooks & ANSWERS != 0 {
+        return false;
     }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
