@@ -29,7 +29,7 @@
 
 mod prime;
 mod scan;
-mod stack;
+pub mod stack;
 
 use aya_ebpf::{
     EbpfContext,
@@ -137,7 +137,10 @@ pub struct Work {
     primed: u32,
     /// The packet that `evidence` and `state` are of.
     skb: u64,
-    /// Address of its nf_hook_state, 0 if not found.
+    /// Its `struct net`, and the inode of that.
+    net: u64,
+    netns: u64,
+    /// Where in `stack` its nf_hook_state begins, 0 if not found.
     state: u64,
     stack: stack::Window,
     /// For addresses that must become numbers.
@@ -291,6 +294,8 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     if work.evidence.kind != LEGACY_EXACT && work.hook < ANY_HOOK as u32 {
         look_around(work, settings, net, pf);
     }
+    work.net = net;
+    work.netns = netns as u64;
     work.skb = skb;
     Some(())
 }
@@ -391,18 +396,33 @@ fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
     }
 }
 
-/// What was found out about `skb`, for `drops`: its evidence, and the address of its nf_hook_state.
+/// What `legacy` has found out about this drop, which `drops` looks at next.
 #[inline(always)]
-pub fn take(skb: u64, evidence: &mut LegacyEvidence) -> u64 {
-    evidence.kind = LEGACY_NONE;
-    evidence.flags = 0;
-    evidence.count = 0;
-    let Some(work) = work() else { return 0 };
-    if work.skb != skb {
-        return 0;
+pub fn found(
+    ctx: &BtfTracePointContext,
+    settings: &Settings,
+    skb: u64,
+) -> Option<&'static mut Work> {
+    // Of a drop that is none of its business it has not even forgotten the last one.
+    if !concerns(ctx, settings) {
+        return None;
     }
+    let work = work()?;
+    let same = work.skb == skb;
+    // Another packet may be at this address next time.
     work.skb = 0;
+    same.then_some(work)
+}
+
+/// The packet's `struct net` and its inode.
+#[inline(always)]
+pub fn namespace_of(work: &Work) -> (u64, u32) {
+    (work.net, work.netns as u32)
+}
+
+/// Hands the evidence over.
+#[inline(always)]
+pub fn take(work: &Work, evidence: &mut LegacyEvidence) {
     // SAFETY: two values of one type.
     unsafe { copy_words(&raw const work.evidence, evidence) };
-    work.state
 }
