@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use fwtrace_abi::{
     ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
-    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE,
-    SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, LEGACY_NONE, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record,
+    SITE_NONE, SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
@@ -87,11 +87,15 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
     let dev = skb!(scratch, skb_dev, u64);
-    let (net, netns) = namespace(
-        dev,
-        skb!(scratch, skb_sk, u64),
-        skb!(scratch, skb_dst, u64) & !1,
-    );
+    let legacy = legacy::found(ctx, settings, skb);
+    let (net, netns) = match &legacy {
+        Some(work) => legacy::namespace_of(work),
+        None => namespace(
+            dev,
+            skb!(scratch, skb_sk, u64),
+            skb!(scratch, skb_dst, u64) & !1,
+        ),
+    };
     if settings.all_netns == 0 {
         // SAFETY: only the key's presence counts.
         unsafe { NETNS.get(&netns)? };
@@ -110,8 +114,17 @@ fn handle(ctx: &BtfTracePointContext) -> Option<()> {
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
     let framed = known_site && find_state(scratch, stack, skb, net);
-    let legacy_state = legacy::take(skb, &mut scratch.record.legacy);
-    if framed || (legacy_state != 0 && copied_state(scratch, legacy_state, net)) {
+    let evidence = &mut scratch.record.legacy;
+    match &legacy {
+        Some(work) => legacy::take(work, evidence),
+        None => {
+            evidence.kind = LEGACY_NONE;
+            evidence.flags = 0;
+            evidence.count = 0;
+        }
+    }
+    let state = (&raw mut scratch.state).cast();
+    if framed || legacy.is_some_and(|work| legacy::stack::hand_over(work, state)) {
         hook_state(scratch);
     } else {
         let iif = skb!(scratch, skb_iif, u32);
@@ -353,16 +366,10 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     scratch.state_found != 0
 }
 
-/// Copies what the word behind the skb at `at` points to; true if it is a hook state of `net`.
+/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`.
 #[inline(always)]
 fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
     let state = scratch.window[at + 1];
-    copied_state(scratch, state, net)
-}
-
-/// Copies the nf_hook_state at `state`; true if it is one of `net`.
-#[inline(always)]
-fn copied_state(scratch: &mut Scratch, state: u64, net: u64) -> bool {
     copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
         && state!(scratch, state_net, u64) == net
 }

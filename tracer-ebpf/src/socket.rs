@@ -5,7 +5,7 @@ use fwtrace_abi::{
     Record,
 };
 
-use crate::kernel::{offset, u8_at, u32_at, u64_at};
+use crate::kernel::{copy, offset, u8_at, u32_at, u64_at};
 
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h, v6.18): sockets that are not full ones.
 const TIME_WAIT: u8 = 6;
@@ -61,7 +61,15 @@ pub fn fill(record: &mut Record, mut sk: u64, net: u64) {
     if cred == 0 {
         return;
     }
-    record.sk_uid = u32_at(cred, offset!(cred_fsuid));
-    record.sk_gid = u32_at(cred, offset!(cred_fsgid));
+    if offset!(cred_fsgid) == offset!(cred_fsuid).wrapping_add(4) {
+        // Side by side.
+        let mut ids = [0u32; 2];
+        let address = cred.wrapping_add(offset!(cred_fsuid) as u64);
+        copy((&raw mut ids).cast(), 8, address);
+        [record.sk_uid, record.sk_gid] = ids;
+    } else {
+        record.sk_uid = u32_at(cred, offset!(cred_fsuid));
+        record.sk_gid = u32_at(cred, offset!(cred_fsgid));
+    }
     record.flags |= FLAG_SK_CRED;
 }

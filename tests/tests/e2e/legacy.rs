@@ -500,3 +500,53 @@ fn what_no_rule_has_counted_is_no_rules() -> Result<()> {
     ensure!(at(&event, "engine") == "iptables-legacy", "{event}");
     end_well(fwtrace)
 }
+
+/// REJECT on OUTPUT counts a packet, then sends its answer, which is dropped on OUTPUT too, and only then
+/// drops the packet.
+#[test]
+fn an_answer_dropped_before_what_it_answers() -> Result<()> {
+    const PORT: u16 = 3050;
+    let net = Net::routed()?;
+    // Conntrack stands on the hook too: what no rule has dropped could be its doing.
+    let tracked = "-A INPUT -m conntrack --ctstate INVALID -p tcp --dport 9 -j DROP\n";
+    for (v6, error) in [
+        (false, "-p icmp -m icmp --icmp-type 3"),
+        (true, "-p ipv6-icmp -m icmp6 --icmpv6-type 1"),
+    ] {
+        // Another rule drops the answer; then the same one does, which leaves the answer's open.
+        for (rules, own) in [
+            (
+                format!("-A OUTPUT -p udp --dport {PORT} -j REJECT\n-A OUTPUT {error} -j DROP\n"),
+                2,
+            ),
+            (
+                format!(
+                    "-A OUTPUT -p udp --dport 9 -j DROP\n-A OUTPUT {error} -g reject\n-A OUTPUT -p udp -g reject\n-A reject -j REJECT\n"
+                ),
+                1,
+            ),
+        ] {
+            let text = format!("*filter\n:reject - [0:0]\n{tracked}{rules}COMMIT\n");
+            legacy::restore(&net.r, v6, &text)?;
+            let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+            for n in 0..8 {
+                udp(&net, R, B, v6, (5000 + n, PORT));
+                let answer = fwtrace.next_drop()?.json;
+                let event = fwtrace.next_drop()?.json;
+                let proto = at(&answer, "packet.proto");
+                ensure!(proto == "icmp" || proto == "icmpv6", "scenario: {answer}");
+                ensure!(at(&event, "packet.dport") == PORT, "scenario: {event}");
+                ensure!(is_exact(&event)?, "not exact: {event}");
+                ensure!(at(&event, "verdict") == "reject", "{event}");
+                ensure!(at(&event, "rule.number") == 1, "{event}");
+                if own == 2 {
+                    ensure!(is_exact(&answer)?, "not exact: {answer}");
+                    ensure!(at(&answer, "rule.number") == 2, "{answer}");
+                }
+                ensure!(at(&answer, "engine") == "iptables-legacy", "{answer}");
+            }
+            end_well(fwtrace)?;
+        }
+    }
+    Ok(())
+}

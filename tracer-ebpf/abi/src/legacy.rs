@@ -28,6 +28,9 @@ pub const QUEUED: u8 = 1 << 5;
 /// [`Block::hooks`]: bits of an entry that counts packets in a process's context (NF_INET_LOCAL_OUT,
 /// NF_INET_POST_ROUTING, [`QUEUED`]), which may be interrupted between counting and dropping.
 pub const LOCAL: u8 = 0b11000 | QUEUED;
+/// [`Block::hooks`]: it answers the sender (REJECT) before the packet is dropped, and the answer may be
+/// dropped meanwhile.
+pub const ANSWERS: u8 = 1 << 6;
 /// [`Block::groups`]: index for an unknown hook.
 pub const ANY_HOOK: usize = 5;
 
@@ -109,7 +112,7 @@ pub struct Block {
     pub pad: u32,
     /// All ones where the entry drops all packets that it counts, else zero.
     pub mask: [u64; BLOCK],
-    /// From which hooks the entry can be reached: bit n, hook n (NF_INET_*); and [`QUEUED`].
+    /// From which hooks the entry can be reached: bit n, hook n (NF_INET_*); [`QUEUED`], [`ANSWERS`].
     pub hooks: [u8; BLOCK],
 }
 

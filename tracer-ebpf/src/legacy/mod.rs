@@ -12,8 +12,13 @@
 //! | of an entry that only packets on PREROUTING, INPUT, FORWARD meet | yes: the search ends there |
 //! | of another entry, in the context of the process that sends the packet | yes, likewise: what interrupted it has been looked at by itself |
 //! | of another entry, in a softirq | if no other counter has moved: a process may have been interrupted |
+//! | of an entry that answers the sender (REJECT), on OUTPUT | if no other counter has moved: the packet may be its answer |
 //! | just after several had moved at once: some packet's counter is in the image before its drop | not if processes' packets move it |
 //! | after a drop that could not be looked at | no |
+//!
+//! REJECT sends its answer between counting a packet and dropping it, and that may be dropped first. So
+//! what such an entry has counted and what cannot be this packet, for its length, is left in place for
+//! the drop that follows; should none follow, the next scan takes it.
 //!
 //! Several that have moved are candidates; none: another hook function dropped, or a match itself did
 //! (`hotdrop`).
@@ -24,7 +29,7 @@
 
 mod prime;
 mod scan;
-mod stack;
+pub mod stack;
 
 use aya_ebpf::{
     EbpfContext,
@@ -34,9 +39,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_ALONE, LEGACY_AMBIGUOUS, LEGACY_CANDIDATES,
-    LEGACY_EXACT, LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED, LEGACY_UNPRIMED,
-    LOCAL, LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef, Tables, TablesKey,
+    ANSWERS, ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_ALONE, LEGACY_AMBIGUOUS,
+    LEGACY_CANDIDATES, LEGACY_EXACT, LEGACY_HOOKED, LEGACY_NONE, LEGACY_REPLACED, LEGACY_UNMOVED,
+    LEGACY_UNPRIMED, LOCAL, LegacyCandidate, LegacyEvidence, RECENT, Settings, TABLES, TableRef,
+    Tables, TablesKey,
 };
 
 use crate::{
@@ -81,6 +87,8 @@ pub struct State {
     pub next: u32,
     /// The [`Work::epoch`] in which all its counters have been looked at.
     pub epoch: u32,
+    /// The entry, plus one, that had counted a packet at the last scan whose drop was still to come.
+    pub left: u32,
 }
 
 #[map]
@@ -129,7 +137,10 @@ pub struct Work {
     primed: u32,
     /// The packet that `evidence` and `state` are of.
     skb: u64,
-    /// Address of its nf_hook_state, 0 if not found.
+    /// Its `struct net`, and the inode of that.
+    net: u64,
+    netns: u64,
+    /// Where in `stack` its nf_hook_state begins, 0 if not found.
     state: u64,
     stack: stack::Window,
     /// For addresses that must become numbers.
@@ -283,6 +294,8 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     if work.evidence.kind != LEGACY_EXACT && work.hook < ANY_HOOK as u32 {
         look_around(work, settings, net, pf);
     }
+    work.net = net;
+    work.netns = netns as u64;
     work.skb = skb;
     Some(())
 }
@@ -296,6 +309,10 @@ fn is_settled(work: &Work, hooks: u8) -> bool {
     }
     if hooks & LOCAL == 0 {
         return true;
+    }
+    // This may be its answer to the packet that it has counted.
+    if hooks & ANSWERS != 0 {
+        return false;
     }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -379,18 +396,33 @@ fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
     }
 }
 
-/// What was found out about `skb`, for `drops`: its evidence, and the address of its nf_hook_state.
+/// What `legacy` has found out about this drop, which `drops` looks at next.
 #[inline(always)]
-pub fn take(skb: u64, evidence: &mut LegacyEvidence) -> u64 {
-    evidence.kind = LEGACY_NONE;
-    evidence.flags = 0;
-    evidence.count = 0;
-    let Some(work) = work() else { return 0 };
-    if work.skb != skb {
-        return 0;
+pub fn found(
+    ctx: &BtfTracePointContext,
+    settings: &Settings,
+    skb: u64,
+) -> Option<&'static mut Work> {
+    // Of a drop that is none of its business it has not even forgotten the last one.
+    if !concerns(ctx, settings) {
+        return None;
     }
+    let work = work()?;
+    let same = work.skb == skb;
+    // Another packet may be at this address next time.
     work.skb = 0;
+    same.then_some(work)
+}
+
+/// The packet's `struct net` and its inode.
+#[inline(always)]
+pub fn namespace_of(work: &Work) -> (u64, u32) {
+    (work.net, work.netns as u32)
+}
+
+/// Hands the evidence over.
+#[inline(always)]
+pub fn take(work: &Work, evidence: &mut LegacyEvidence) {
     // SAFETY: two values of one type.
     unsafe { copy_words(&raw const work.evidence, evidence) };
-    work.state
 }

@@ -194,6 +194,7 @@ fn prime(id: u32) -> Option<u32> {
     }
     first.recent = [0; RECENT];
     first.epoch = work.epoch;
+    first.left = 0;
     if work.offset == 0 {
         // What has been dropped before this, nobody had to look at.
         // SAFETY: as above.

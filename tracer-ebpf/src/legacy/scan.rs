@@ -3,8 +3,8 @@
 use core::{ffi::c_void, hint::black_box};
 
 use fwtrace_abi::{
-    ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED, LOCAL,
-    RECENT, TABLE_BLOCKS, TABLES,
+    ANSWERS, ANY_HOOK, BLOCK, Block, Count, GROUP, LEGACY_EXACT, LEGACY_REPLACED, LEGACY_UNPRIMED,
+    LOCAL, RECENT, TABLE_BLOCKS, TABLES,
 };
 
 use super::{
@@ -217,6 +217,31 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
         return 0;
     }
     let fits = now.packets == old.packets + 1 && now.bytes == old.bytes.wrapping_add(work.length);
+    if hooks & LOCAL != 0 && hooks & ANSWERS != 0 && work.behind == 0 {
+        let this = in_table * BLOCK as u32 + place as u32 + 1;
+        let Some(state) = state(work.table.first) else {
+            return 1;
+        };
+        let again = state.left == this;
+        let packets = now.packets - old.packets;
+        let rest = now.bytes.wrapping_sub(old.bytes).wrapping_sub(work.length);
+        // One packet, and not this one; or two, and this may be the answer.
+        if !again && packets == 1 && !fits {
+            state.left = this;
+            return 0;
+        }
+        if !again && packets == 2 && rest as i64 > 0 {
+            state.left = this;
+            work.local += 1;
+            old.packets += 1;
+            old.bytes = old.bytes.wrapping_add(work.length);
+            moved(work, block.number * BLOCK as u32 + place as u32);
+            return 0;
+        }
+        if again {
+            state.left = 0;
+        }
+    }
     work.fitting += fits as u32;
     work.local += (hooks & LOCAL != 0) as u32;
     old.packets = now.packets;

@@ -69,8 +69,24 @@ pub fn find(work: &mut Work, stack: u64, location: u64, net: u64) -> Option<(u32
     if window.at == 0 {
         return None;
     }
-    work.state = stack + window.at as u64 * 8;
+    work.state = window.at as u64;
     Some((window.pf as u32, window.hook))
+}
+
+/// Copies the nf_hook_state that was found.
+#[inline(always)]
+pub fn hand_over(work: &Work, to: *mut [u64; STATE_WORDS]) -> bool {
+    let window = &work.stack;
+    let first = core::hint::black_box(work.state) as usize & (WORDS - 1);
+    if work.state == 0 || first > WORDS - STATE_WORDS {
+        return false;
+    }
+    for i in 0..STATE_WORDS {
+        let word = window.words[(first + i) & (WORDS - 1)];
+        // SAFETY: within the array, which the caller owns.
+        unsafe { core::ptr::write_volatile(to.cast::<u64>().add(i), word) };
+    }
+    true
 }
 
 /// Looks for the return address.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, ops::Range};
 
 use aya::util::online_cpus;
 use fwtrace_abi::{
-    ABSENT, ANY_HOOK, BLOCK, Block, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, GROUP,
-    Layout, PRIME_BUSY, PRIME_OK, PRIME_REPLACED, QUEUED, Search, TABLE_BLOCKS, TABLE_NAME, TABLES,
-    TableRef, Tables, TablesKey, TerminalRef,
+    ABSENT, ANSWERS, ANY_HOOK, BLOCK, Block, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK,
+    GROUP, Layout, PRIME_BUSY, PRIME_OK, PRIME_REPLACED, QUEUED, Search, TABLE_BLOCKS, TABLE_NAME,
+    TABLES, TableRef, Tables, TablesKey, TerminalRef,
 };
 
 use super::load::{BpfError, Programs};
@@ -15,7 +15,7 @@ use crate::{
     netns::{self, NetNs},
     xtables::{
         Family,
-        legacy::{Drops, Table, read::Raw},
+        legacy::{Drops, Jump, Table, Terminal, read::Raw},
     },
 };
 
@@ -370,6 +370,15 @@ fn protocol(family: Family) -> u32 {
     }
 }
 
+/// Whether it is a rule that sends something to the sender.
+fn answers(table: &Table, terminal: &Terminal) -> bool {
+    let chain = table.chains.get(terminal.chain);
+    let rule = chain
+        .zip(terminal.rule)
+        .and_then(|(chain, rule)| chain.rules.get(rule));
+    rule.is_some_and(|rule| matches!(rule.jump, Jump::Target(_)))
+}
+
 /// The entries of a table that drop all packets that they count, as the programs need them.
 struct Terminals {
     blocks: Vec<Block>,
@@ -388,6 +397,9 @@ impl Terminals {
                 if let (Drops::Always, Ok(index)) = (terminal.drops, place) {
                     let entry = reached.entry(index).or_insert((terminal.offset, 0));
                     entry.1 |= 1 << hook;
+                    if answers(table, &terminal) {
+                        entry.1 |= ANSWERS;
+                    }
                 }
             }
         }
@@ -425,7 +437,7 @@ impl Terminals {
                     *groups |= group;
                 }
             }
-            this.hooks |= u32::from(hooks);
+            this.hooks |= u32::from(hooks & !ANSWERS);
             let (Ok(block), Ok(place)) =
                 (u16::try_from(this.blocks.len() - 1), u16::try_from(place))
             else {
