@@ -53,12 +53,14 @@ impl Program {
             Found::Nothing => (None, set.growing.clone()),
         };
         if invert {
-            // The catch-all element is looked for after the inversion.
-            return match (&found, doubt, set.catch_all()) {
-                (_, _, Some(_)) => Did::On,
-                (_, Some(reason), None) => Did::Unknown(reason),
-                (Found::Nothing, None, None) => Did::On,
-                (_, None, None) => Did::Miss,
+            // Every key is found where there is a catch-all element. Kernels before v6.17 looked for that after the inversion: there
+            // every packet matches.
+            let all = set.catch_all().is_some_and(|entry| entry.doubt.is_none());
+            return match (&found, doubt) {
+                _ if all => Did::Miss,
+                (_, Some(reason)) => Did::Unknown(reason),
+                (Found::Nothing, None) => Did::On,
+                (_, None) => Did::Miss,
             };
         }
         let Some(entry) = entry else {
