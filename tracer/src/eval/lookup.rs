@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Program {
-    /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18).
+    /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18.44).
     pub(super) fn lookup(
         &self,
         registers: &mut Registers,
@@ -53,8 +53,9 @@ impl Program {
             Found::Nothing => (None, set.growing.clone()),
         };
         if invert {
-            // Every key is found where there is a catch-all element. Kernels before v6.17 looked for that after the inversion: there
-            // every packet matches.
+            // Every key is found where there is a catch-all element: "netfilter: nft_lookup: fix catchall element handling with inverted
+            // lookups" (July 2026, and in stable kernels since, v6.18.44 among them). Kernels without it look for that element after the
+            // inversion: there every packet matches.
             let all = set.catch_all().is_some_and(|entry| entry.doubt.is_none());
             return match (&found, doubt) {
                 _ if all => Did::Miss,
