@@ -90,7 +90,7 @@ impl Lookup {
             growing: (set.flags & Set::EVAL != 0)
                 .then(|| Reason::new(true, format!("rules fill the set {}", set.name))),
             objects: match set.obj_type {
-                Some(2 | 4 | 5 | 10) => Some(Reason::new(
+                Some(2 | 4 | 5 | 9 | 10) => Some(Reason::new(
                     true,
                     format!("what the objects of {} let through", set.name),
                 )),

@@ -81,3 +81,24 @@ fn an_element_that_has_time_left_is_there() {
     set.timeout = Some(3_600_000);
     assert_eq!(fates_after(set, 0).0, either);
 }
+
+/// What becomes of the packet at a rule that names an object of this kind and then drops.
+fn fates_with_object(kind: u32) -> Vec<Fate> {
+    let objref = Expr::Objref {
+        kind,
+        name: "named".to_owned(),
+    };
+    let outcome = evaluate(&input(vec![vec![objref, verdict(0)]]), &packet());
+    outcome.ends.iter().map(|end| end.fate).collect()
+}
+
+#[test]
+fn only_objects_that_use_something_up_break_a_rule() {
+    for kind in [1, 3, 7, 8] {
+        assert_eq!(fates_with_object(kind), [Fate::Drop], "type {kind}");
+    }
+    for kind in [2, 4, 5, 9] {
+        let fates = fates_with_object(kind);
+        assert_eq!(fates, [Fate::Drop, Fate::Accept], "type {kind}");
+    }
+}
