@@ -28,6 +28,7 @@
 //! | [`pipeline`] | the live run: sources, attribution, output, shutdown |
 //! | [`demo`] | namespaces of its own, a broken firewall, real traffic |
 
+mod allowance;
 pub mod attribute;
 pub mod bpf;
 pub mod cli;

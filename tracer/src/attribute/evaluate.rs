@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use fwtrace_abi::Record;
@@ -25,6 +26,7 @@ use crate::{
     ruleset::{
         model::{self, Ruleset},
         render::Names,
+        snapshot::Snapshots,
     },
     xtables::{self, legacy::Table, save},
 };
@@ -134,6 +136,10 @@ impl Evaluator {
             self.compiled.clear();
         }
         let known = self.compiled.entry(place.epoch).or_default();
+        if known.iter().any(|compiled| compiled.until.is_some()) {
+            let now = Instant::now();
+            known.retain(|compiled| compiled.until.is_none_or(|until| now < until));
+        }
         let at = match stamp {
             Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
             // Of a ruleset that has been replaced since.
@@ -192,6 +198,8 @@ struct Compiled {
     stamp: Stamp,
     nft: Option<Arc<Ruleset>>,
     legacy: Vec<Table>,
+    /// Then an element expires that was taken to be there.
+    until: Option<Instant>,
     /// A rule names a set of ipset. Asking for them can have the kernel load a module.
     names_sets: bool,
     cache: Cache,
@@ -213,9 +221,14 @@ impl Compiled {
             .flat_map(|tables| tables.newest())
             .map(|table| Table::clone(table))
             .collect();
+        let now = Instant::now();
+        let rulesets = place.rulesets.as_deref();
+        let age = rulesets.map(Snapshots::age).unwrap_or_default();
+        let program = Program::aged(nft.as_deref(), &legacy, age);
         Self {
             stamp,
-            cache: Cache::new(Arc::new(Program::new(nft.as_deref(), &legacy))),
+            until: program.lasts().map(|lasts| now + lasts),
+            cache: Cache::new(Arc::new(program)),
             names_sets: save::names_ip_sets(nft.as_deref(), &legacy),
             nft,
             legacy,

@@ -536,7 +536,9 @@ impl Compiler<'_> {
                     "this synproxy is not known",
                 )))),
             },
-            1 | 3 | 6..=9 => {}
+            // `nft_ct_expect_obj_eval()` (net/netfilter/nft_ct.c): breaks where there is no connection, or too many are expected of it.
+            9 => push(doubt_stateful("how many connections are expected")),
+            1 | 3 | 6..=8 => {}
             _ => push(Op::Doubt(Box::new(Reason::new(
                 false,
                 format!("objects of type {kind} are not known"),

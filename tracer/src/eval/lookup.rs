@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Program {
-    /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18).
+    /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18.44).
     pub(super) fn lookup(
         &self,
         registers: &mut Registers,
@@ -53,12 +53,15 @@ impl Program {
             Found::Nothing => (None, set.growing.clone()),
         };
         if invert {
-            // The catch-all element is looked for after the inversion.
-            return match (&found, doubt, set.catch_all()) {
-                (_, _, Some(_)) => Did::On,
-                (_, Some(reason), None) => Did::Unknown(reason),
-                (Found::Nothing, None, None) => Did::On,
-                (_, None, None) => Did::Miss,
+            // Every key is found where there is a catch-all element: "netfilter: nft_lookup: fix catchall element handling with inverted
+            // lookups" (July 2026, and in stable kernels since, v6.18.44 among them). Kernels without it look for that element after the
+            // inversion: there every packet matches.
+            let all = set.catch_all().is_some_and(|entry| entry.doubt.is_none());
+            return match (&found, doubt) {
+                _ if all => Did::Miss,
+                (_, Some(reason)) => Did::Unknown(reason),
+                (Found::Nothing, None) => Did::On,
+                (_, None) => Did::Miss,
             };
         }
         let Some(entry) = entry else {

@@ -1,6 +1,6 @@
 //! Rulesets compiled once per generation.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     code::{Code, Decided, Op},
@@ -163,16 +163,24 @@ pub struct Program {
     pub(super) hooks: HashMap<HookKey, Hook>,
     /// How many rules there are.
     pub(super) rules: u64,
+    lasts: Option<Duration>,
 }
 
 impl Program {
-    /// Compiles the nf_tables ruleset and the legacy tables of a network namespace.
+    /// Compiles the nf_tables ruleset and the legacy tables of a network namespace as they were read just now.
     pub fn new(nft: Option<&Ruleset>, legacy: &[xtables::legacy::Table]) -> Self {
+        Self::aged(nft, legacy, Duration::ZERO)
+    }
+
+    /// The same with an nf_tables ruleset that was read `age` ago at most: elements of sets may have expired since. Evaluates drops as
+    /// long as [`Program::lasts`] says.
+    pub fn aged(nft: Option<&Ruleset>, legacy: &[xtables::legacy::Table], age: Duration) -> Self {
         let mut program = Self::default();
         let mut bases = Vec::new();
         for (index, table) in nft.iter().flat_map(|nft| nft.tables.iter()).enumerate() {
-            program.table(index, table, &mut bases);
+            program.table(index, table, age, &mut bases);
         }
+        program.lasts = program.sets.iter().filter_map(|set| set.lasts).min();
         for (index, table) in legacy.iter().enumerate() {
             program.legacy(index, table, &mut bases);
         }
@@ -198,6 +206,11 @@ impl Program {
         program
     }
 
+    /// How long it holds from its making on: an element of a set that it takes to be there expires then. `None`: none does.
+    pub fn lasts(&self) -> Option<Duration> {
+        self.lasts
+    }
+
     /// Every end that the packet's walk through its hook can have.
     pub fn evaluate(&self, packet: &Packet<'_>, world: &World) -> Outcome {
         let mut reader = Reader::new(&self.fields, packet, world);
@@ -220,7 +233,13 @@ impl Program {
         start as usize..end as usize
     }
 
-    fn table(&mut self, index: usize, table: &Table, bases: &mut Vec<(HookKey, Base)>) {
+    fn table(
+        &mut self,
+        index: usize,
+        table: &Table,
+        age: Duration,
+        bases: &mut Vec<(HookKey, Base)>,
+    ) {
         let table_id = TableId::Nft(index as u32);
         let first = self.chains.len() as u32;
         let chain_names = table.chains.iter().map(|chain| chain.name.as_str());
@@ -229,8 +248,12 @@ impl Program {
             table,
             first_set: self.sets.len() as u32,
         };
-        self.sets
-            .extend(table.sets.iter().map(|set| Lookup::new(table, set, &jumps)));
+        self.sets.extend(
+            table
+                .sets
+                .iter()
+                .map(|set| Lookup::new(table, set, &jumps, age)),
+        );
         for (number, chain) in (0..).zip(&table.chains) {
             let id = ChainId {
                 table: table_id,

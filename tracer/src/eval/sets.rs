@@ -1,6 +1,6 @@
 //! Sets and maps, made ready for lookups.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     code::{Bounds, Decided},
@@ -58,6 +58,8 @@ pub(super) struct Lookup {
     pub(super) objects: Option<Reason>,
     /// Rules add to it, and it may be full.
     pub(super) crowded: bool,
+    /// How long all elements that do expire, but not soon, are certainly there yet.
+    pub(super) lasts: Option<Duration>,
 }
 
 /// What is found for a key.
@@ -73,10 +75,13 @@ pub(super) enum Found<'a> {
 
 /// Sets that rules fill have room for this many more at least, or may be full.
 const ROOM: u32 = 1024;
+/// An element that expires is taken to be there as long as it has more time left than this: what is concluded from that holds so long at
+/// least, and is not to be concluded again all the time.
+const SOON: Duration = Duration::from_secs(10);
 
 impl Lookup {
-    /// Of a set. Chains that its verdicts name are looked up in `jumps`.
-    pub(super) fn new(table: &Table, set: &Set, jumps: &Jumps<'_>) -> Self {
+    /// Of a set that was read `age` ago. Chains that its verdicts name are looked up in `jumps`.
+    pub(super) fn new(table: &Table, set: &Set, jumps: &Jumps<'_>, age: Duration) -> Self {
         let mut lookup = Self {
             keys: Keys::Exact(HashMap::default()),
             entries: Vec::new(),
@@ -85,7 +90,7 @@ impl Lookup {
             growing: (set.flags & Set::EVAL != 0)
                 .then(|| Reason::new(true, format!("rules fill the set {}", set.name))),
             objects: match set.obj_type {
-                Some(2 | 4 | 5 | 10) => Some(Reason::new(
+                Some(2 | 4 | 5 | 9 | 10) => Some(Reason::new(
                     true,
                     format!("what the objects of {} let through", set.name),
                 )),
@@ -94,6 +99,7 @@ impl Lookup {
             crowded: set
                 .size
                 .is_some_and(|size| size.saturating_sub(set.elements.len() as u32) < ROOM),
+            lasts: None,
         };
         let shrinking = set.flags & Set::EVAL != 0 && deletes(table, &set.name);
         let interval = set.flags & Set::INTERVAL != 0;
@@ -108,7 +114,11 @@ impl Lookup {
             let end = element.flags & Element::INTERVAL_END != 0;
             if !end {
                 let gives = gives(element, jumps);
-                let doubt = doubt(set, element, shrinking);
+                let left = left(set, element, age);
+                if let Left::Enough(left) = left {
+                    lookup.lasts = Some(lookup.lasts.map_or(left, |lasts| lasts.min(left)));
+                }
+                let doubt = doubt(set, element, shrinking, &left);
                 lookup.entries.push(Entry { gives, doubt });
             }
             let Some(key) = element.key.as_deref() else {
@@ -206,12 +216,40 @@ fn gives(element: &Element, jumps: &Jumps<'_>) -> Gives {
     }
 }
 
+/// How long an element lives.
+enum Left {
+    /// It does not expire.
+    Forever,
+    /// So long at least: more than [`SOON`].
+    Enough(Duration),
+    /// It may be gone.
+    Unknown,
+}
+
+/// What an element has left that had [`Element::expiration`] left `age` ago. Only user space takes elements away before, with a new
+/// generation, or rules that delete; other rules can only prolong its life.
+fn left(set: &Set, element: &Element, age: Duration) -> Left {
+    let expires = element.timeout.or(element.expiration).is_some()
+        || set.timeout.is_some() && element.flags & Element::CATCHALL == 0;
+    if !expires {
+        return Left::Forever;
+    }
+    // What rules add may have been added after the drop, and read then.
+    let filled = set.flags & Set::EVAL != 0;
+    let left = element.expiration.filter(|_| !filled).map(|left| {
+        let left = Duration::from_millis(left);
+        left.saturating_sub(age)
+    });
+    match left {
+        Some(left) if left > SOON => Left::Enough(left),
+        _ => Left::Unknown,
+    }
+}
+
 /// Why an element that was read may be gone by now, or may not let packets through.
-fn doubt(set: &Set, element: &Element, shrinking: bool) -> Option<Reason> {
+fn doubt(set: &Set, element: &Element, shrinking: bool, left: &Left) -> Option<Reason> {
     let name = &set.name;
-    if element.timeout.or(element.expiration).is_some()
-        || set.timeout.is_some() && element.flags & Element::CATCHALL == 0
-    {
+    if let Left::Unknown = left {
         return Some(Reason::new(true, format!("elements of {name} expire")));
     }
     if shrinking {

@@ -2,6 +2,7 @@
 
 mod any;
 mod expressions;
+mod sets;
 
 use super::{
     miss::Texts,

@@ -17,9 +17,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::history::before;
 pub use super::history::{Changes, Commit, Found, History, KEPT, Snapshot};
-use crate::netlink::{
-    nftables::{self, ReadError, read_generation, read_ruleset},
-    socket::{Protocol, Socket, SocketError},
+use crate::{
+    allowance::Allowance,
+    netlink::{
+        nftables::{self, ReadError, read_generation, read_ruleset},
+        socket::{Protocol, Socket, SocketError},
+    },
 };
 
 /// Room for the notifications of large transactions (one of 10,000 rules makes some 4 MB).
@@ -51,6 +54,8 @@ pub struct Snapshots {
     /// When the ruleset was last read, and how long that took.
     read_at: Instant,
     cost: Duration,
+    /// For [`Snapshots::settle`].
+    allowance: Allowance,
 }
 
 impl AsFd for Snapshots {
@@ -78,6 +83,7 @@ impl Snapshots {
             readings: 1,
             read_at: Instant::now(),
             cost: start.elapsed(),
+            allowance: Allowance::new(SHARE, start),
         })
     }
 
@@ -183,13 +189,16 @@ impl Snapshots {
         }
         // Only elements have changed since, or the drop comes before the announcement of its generation.
         let past = before(generation, self.history.newest().first());
-        if (generation != 0 && past) || self.read_at.elapsed() < self.cost * SHARE {
+        let start = Instant::now();
+        if (generation != 0 && past) || !self.allowance.affords(start) {
             return None;
         }
-        self.refresh().ok()?;
-        if !settled(&self.history) {
-            self.read().ok()?;
+        let mut read = self.refresh();
+        if read.is_ok() && !settled(&self.history) {
+            read = self.read();
         }
+        self.allowance.spend(start.elapsed());
+        read.ok()?;
         settled(&self.history).then_some(())
     }
 
@@ -214,6 +223,11 @@ impl Snapshots {
     /// No descriptor is left.
     pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
         watch_readable(self.monitor.as_fd().try_clone_to_owned()?)
+    }
+
+    /// How long ago the newest reading began.
+    pub fn age(&self) -> Duration {
+        self.read_at.elapsed() + self.cost
     }
 
     /// How often the ruleset was read, the first time included.

@@ -8,7 +8,11 @@
 //! The last versions of each table are kept with the times that they are known to have been in force, so that a drop just before a
 //! replacement is still told by the rule that made it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,7 +20,7 @@ use super::{
     Family, Table,
     read::{Raw, ReadError, Reader},
 };
-use crate::netns::NetNs;
+use crate::{allowance::Allowance, netns::NetNs};
 
 /// How many versions of a table are kept.
 pub const KEPT: usize = 8;
@@ -130,6 +134,10 @@ pub struct Tables {
     /// When all entries were last compared, and how long that took, nanoseconds.
     compared: u64,
     cost: u64,
+    /// When that began: there was no other table then.
+    begun: u64,
+    /// For [`Tables::settle`].
+    allowance: Allowance,
     /// A table held never still: it is read again at the next occasion.
     stale: bool,
 }
@@ -148,6 +156,8 @@ impl Tables {
             generation: 1,
             compared: 0,
             cost: 0,
+            begun: 0,
+            allowance: Allowance::new(SHARE_SETTLED, Instant::now()),
             stale: false,
         };
         tables.refresh()?;
@@ -195,6 +205,7 @@ impl Tables {
             changed |= self.read(family, &name)?;
         }
         self.compared = now();
+        self.begun = start;
         // What a change takes, it takes once.
         if !changed {
             self.cost = self.compared.saturating_sub(start);
@@ -205,9 +216,15 @@ impl Tables {
     /// Whether the newest tables were in force at `time` (CLOCK_MONOTONIC, nanoseconds), all of them: reads them again if that
     /// is needed to tell and does not take too much of the time. One reading answers for all that was before it.
     pub fn settle(&mut self, time: u64) -> bool {
-        if self.compared < time {
-            let due = self.cost.saturating_mul(SHARE_SETTLED.into());
-            if now().saturating_sub(self.compared) < due || self.refresh().is_err() {
+        // What was read while the packet was dropped may have been read before that.
+        if self.begun < time || self.stale {
+            let start = Instant::now();
+            if !self.allowance.affords(start) {
+                return false;
+            }
+            let read = self.refresh();
+            self.allowance.spend(start.elapsed());
+            if read.is_err() {
                 return false;
             }
         }

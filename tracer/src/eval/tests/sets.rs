@@ -1,0 +1,104 @@
+//! Elements that come, go, or stand for all others.
+
+use std::time::Duration;
+
+use super::*;
+
+fn lookup(invert: bool) -> Expr {
+    Expr::Lookup {
+        set: "s".to_owned(),
+        sreg: 1,
+        dreg: None,
+        flags: u32::from(invert),
+    }
+}
+
+/// What becomes of the packet, to port 53, where a rule drops what is found in the set, or what is not.
+fn fates(set: Set, invert: bool) -> Vec<Fate> {
+    let rules = vec![vec![dport(), lookup(invert), verdict(0)]];
+    let rules = ruleset(vec![table(
+        vec![chain("in", Some((1, 0, 1)), rules)],
+        vec![set],
+    )]);
+    let outcome = evaluate(&rules, &packet());
+    outcome.ends.iter().map(|end| end.fate).collect()
+}
+
+fn catch_all() -> Element {
+    Element {
+        flags: Element::CATCHALL,
+        ..Element::default()
+    }
+}
+
+#[test]
+fn nothing_is_outside_a_set_with_a_catch_all_element() {
+    let with_key = vec![element(&[0, 53], 0), catch_all()];
+    let without = vec![element(&[0, 54], 0), catch_all()];
+    for elements in [with_key, without] {
+        assert_eq!(fates(set(0, elements.clone()), true), [Fate::Accept]);
+        assert_eq!(fates(set(0, elements), false), [Fate::Drop]);
+    }
+}
+
+/// A set with the packet's port, with an hour to live and what is left of that.
+fn hourly(flags: u32, left: u64) -> Set {
+    let timed = Element {
+        timeout: Some(3_600_000),
+        expiration: Some(left),
+        ..element(&[0, 53], 0)
+    };
+    set(flags, vec![timed])
+}
+
+#[test]
+fn an_element_that_has_time_left_is_there() {
+    let rules = |set| {
+        let rules = vec![vec![dport(), lookup(false), verdict(0)]];
+        let chain = chain("in", Some((1, 0, 1)), rules);
+        ruleset(vec![table(vec![chain], vec![set])])
+    };
+    let fates_after = |set, seconds| {
+        let age = Duration::from_secs(seconds);
+        let program = Program::aged(Some(&rules(set)), &[], age);
+        let outcome = program.evaluate(&packet(), &World::default());
+        let fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
+        assert!(outcome.ends[0].assumed.iter().all(|reason| reason.stateful));
+        (fates, program.lasts())
+    };
+    let (fates, lasts) = fates_after(hourly(0, 3_000_000), 1000);
+    assert_eq!(fates, [Fate::Drop]);
+    assert_eq!(lasts, Some(Duration::from_secs(2000)));
+    let either = vec![Fate::Drop, Fate::Accept];
+    for seconds in [2995, 3000, 4000] {
+        let (fates, lasts) = fates_after(hourly(0, 3_000_000), seconds);
+        assert_eq!((&fates, lasts), (&either, None), "{seconds} s");
+    }
+    // It may have been added after the drop.
+    assert_eq!(fates_after(hourly(Set::EVAL, 3_000_000), 0).0, either);
+    // A default of the set, without what is left.
+    let mut set = set(0, vec![element(&[0, 53], 0)]);
+    set.timeout = Some(3_600_000);
+    assert_eq!(fates_after(set, 0).0, either);
+}
+
+/// What becomes of the packet at a rule that names an object of this kind and then drops.
+fn fates_with_object(kind: u32) -> Vec<Fate> {
+    let objref = Expr::Objref {
+        kind,
+        name: "named".to_owned(),
+    };
+    let outcome = evaluate(&input(vec![vec![objref, verdict(0)]]), &packet());
+    outcome.ends.iter().map(|end| end.fate).collect()
+}
+
+#[test]
+fn only_objects_that_use_something_up_break_a_rule() {
+    for kind in [1, 3, 7, 8] {
+        assert_eq!(fates_with_object(kind), [Fate::Drop], "type {kind}");
+    }
+    for kind in [2, 4, 5, 9] {
+        let fates = fates_with_object(kind);
+        assert_eq!(fates, [Fate::Drop, Fate::Accept], "type {kind}");
+    }
+}
