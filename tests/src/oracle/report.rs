@@ -59,6 +59,8 @@ pub struct Report {
     pub rows: BTreeMap<(&'static str, &'static str), Counts>,
     /// Cases that could not be judged.
     pub failed: usize,
+    /// Drops that fwtrace has lost, by its own account.
+    pub lost: u64,
     /// Ambiguous answers in cases without state.
     pub unfounded: usize,
     /// Answers made wrong on purpose.
@@ -112,6 +114,13 @@ impl Report {
                 text,
                 "\nambiguous without state in the rulesets: {}",
                 self.unfounded
+            );
+        }
+        if self.lost > 0 {
+            let _ = writeln!(
+                text,
+                "\ndrops that fwtrace lost, and said so: {} (their cases were run again)",
+                self.lost
             );
         }
         if self.failed > 0 {

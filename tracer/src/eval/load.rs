@@ -338,8 +338,8 @@ fn ct_early(packet: &Packet<'_>, key: u32, direction: Option<u8>) -> Value {
     }
 }
 
-/// The packet as it was before this hook translated its addresses. What a connection was found by is the tuple of its direction; the
-/// hooks that translate sources come after those that translate destinations.
+/// The packet as it was before this hook translated its addresses: destinations at prerouting and output, sources at input and
+/// postrouting. What a connection was found by is the tuple of its direction.
 fn before_nat(packet: &Packet<'_>, base: PayloadBase, offset: u32, len: u32) -> Value {
     let now = payload(packet, base, offset, len);
     let Tracking::Connection(connection) = packet.tracking else {
@@ -348,13 +348,9 @@ fn before_nat(packet: &Packet<'_>, base: PayloadBase, offset: u32, len: u32) -> 
             _ => now,
         };
     };
-    let (own, other) = match connection.is_reply() {
-        false => (connection.original, connection.reply),
-        true => (connection.reply, connection.original),
-    };
-    let destination = match packet.hook {
-        0 | 3 => (own.dst, own.dport),
-        _ => (other.src, other.sport),
+    let own = match connection.is_reply() {
+        false => connection.original,
+        true => connection.reply,
     };
     if matches!(connection.info, 1 | 4) {
         return unknown("the address before translation is not known");
@@ -362,29 +358,22 @@ fn before_nat(packet: &Packet<'_>, base: PayloadBase, offset: u32, len: u32) -> 
     let Value::Bytes(bytes) = now else {
         return now;
     };
-    patch(packet, base, offset, bytes, &own, destination)
+    patch(base, offset, bytes, &own, matches!(packet.hook, 0 | 3))
 }
 
-/// Puts a tuple's addresses and ports into bytes of the packet.
-fn patch(
-    packet: &Packet<'_>,
-    base: PayloadBase,
-    offset: u32,
-    bytes: Bytes,
-    own: &Tuple,
-    destination: ([u8; 16], [u8; 2]),
-) -> Value {
+/// Puts a tuple's destination, or its source, into bytes of the packet.
+fn patch(base: PayloadBase, offset: u32, bytes: Bytes, own: &Tuple, destination: bool) -> Value {
     let v4 = own.l3proto == IPV4;
     let size = if v4 { 4 } else { 16 };
     let network = if v4 { (12, 16) } else { (8, 24) };
     let ports = matches!(own.l4proto, TCP | UDP | headers::DCCP | headers::SCTP | 136);
-    let parts: [(u32, &[u8]); 2] = match base {
-        PayloadBase::Network => [
-            (network.0, &own.src[..size]),
-            (network.1, &destination.0[..size]),
-        ],
-        PayloadBase::Transport if ports => [(0, &own.sport), (2, &destination.1)],
-        PayloadBase::Transport => [(0, &[]), (0, &[])],
+    let (start, part): (u32, &[u8]) = match (base, destination) {
+        (PayloadBase::Network, false) => (network.0, &own.src[..size]),
+        (PayloadBase::Network, true) => (network.1, &own.dst[..size]),
+        // The port fields of a later fragment do not exist; `payload()` has said so already.
+        (PayloadBase::Transport, false) if ports => (0, &own.sport),
+        (PayloadBase::Transport, true) if ports => (2, &own.dport),
+        (PayloadBase::Transport, _) => (0, &[]),
         _ => return Value::Bytes(bytes),
     };
     let mut patched = bytes.as_slice().to_vec();
@@ -399,17 +388,13 @@ fn patch(
         if checksum.contains(&at) {
             return unknown("the checksum before translation is not known");
         }
-        for (start, part) in parts {
-            if let Some(original) = at
-                .checked_sub(start)
-                .and_then(|index| part.get(index as usize))
-            {
-                *byte = *original;
-            }
+        if let Some(original) = at
+            .checked_sub(start)
+            .and_then(|index| part.get(index as usize))
+        {
+            *byte = *original;
         }
     }
-    // The port fields of a later fragment do not exist; `payload()` has said so already.
-    let _ = packet;
     Value::bytes(&patched)
 }
 
