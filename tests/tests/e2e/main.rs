@@ -23,3 +23,4 @@ mod thrice;
 mod together;
 mod trace;
 mod trace_state;
+mod way;
