@@ -5,14 +5,19 @@
 //! written as `null` says "not known". Strings that many events share are [`Arc`]s: a drop in the
 //! steady state copies pointers, not text.
 
+mod account;
+mod conntrack;
+mod evidence;
 mod walk;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::account::{ChangedBy, ErrorEvent, Lost, RuleCount, RulesetChange, Summary};
+pub use self::conntrack::{Conntrack, CtState, Nat, Tuple};
+pub use self::evidence::{Candidate, Confidence, DecidedBy, Evidence, EvidenceSource};
 pub use self::walk::{NearestMiss, Phase, Step, StepResult};
 use crate::packet::Packet;
 
@@ -129,6 +134,12 @@ pub struct DropEvent {
     pub walk: Option<Arc<[Phase]>>,
     /// How the rule was found and how sure that is.
     pub evidence: Evidence,
+    /// The rules that logged the packet over NFLOG on its way, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogRef>,
+    /// In words, what explains a drop that no rule made: a sysctl, a missing socket or route, a full table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Arc<str>>,
     /// Conntrack's view of the packet at the moment of the drop.
     pub conntrack: Option<Conntrack>,
     /// The sender, if the drop happened in its context (OUTPUT).
@@ -281,6 +292,18 @@ pub struct RuleRef {
     pub gone: bool,
 }
 
+/// A packet was logged to an NFLOG group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogRef {
+    /// The group.
+    pub group: u16,
+    /// The rule's prefix, as it stands there, trailing space included; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Arc<str>>,
+    /// The rule that logged it; `null` if several rules log like that and nothing tells which.
+    pub rule: Option<Arc<RuleRef>>,
+}
+
 /// A base chain whose policy decided.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyRef {
@@ -312,238 +335,6 @@ pub struct PathStep {
     pub verdict: Arc<str>,
 }
 
-/// How the rule was found, and how sure that is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// How.
-    pub source: EvidenceSource,
-    /// How sure.
-    pub confidence: Confidence,
-    /// With [`Confidence::Ambiguous`], the rules that it can have been.
-    pub candidates: Vec<Candidate>,
-    /// The function that freed the packet, `symbol+0xoffset`, where the source is the engine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub location: Option<Arc<str>>,
-    /// Whether a rule or a policy did it, where the source is the engine and that much is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decided_by: Option<DecidedBy>,
-    /// What the evaluator would have said, where the kernel says something else; empty: that nothing
-    /// drops the packet. A disagreement is a bug in fwtrace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disagreement: Option<Vec<Candidate>>,
-}
-
-/// What in a chain drops a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DecidedBy {
-    /// A rule.
-    Rule,
-    /// A base chain's policy.
-    Policy,
-}
-
-impl DecidedBy {
-    /// The word of the JSON contract.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rule => "rule",
-            Self::Policy => "policy",
-        }
-    }
-}
-
-impl Evidence {
-    /// The kernel named the rule.
-    pub fn exact(source: EvidenceSource) -> Self {
-        Self {
-            source,
-            confidence: Confidence::Exact,
-            candidates: Vec::new(),
-            location: None,
-            decided_by: None,
-            disagreement: None,
-        }
-    }
-
-    /// Only the engine is known, from the function that freed the packet.
-    pub fn engine(location: Option<Arc<str>>, decided_by: Option<DecidedBy>) -> Self {
-        Self {
-            source: EvidenceSource::Engine,
-            confidence: Confidence::Engine,
-            candidates: Vec::new(),
-            location,
-            decided_by,
-            disagreement: None,
-        }
-    }
-}
-
-/// The rung of the ladder that found the rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EvidenceSource {
-    /// The rule's pointer on the kernel's stack.
-    KernelStack,
-    /// The counter that moved.
-    KernelCounters,
-    /// A probe on the function that set the verdict.
-    KernelProbe,
-    /// nftrace or TRACE.
-    Trace,
-    /// Computed from the ruleset.
-    Evaluator,
-    /// The rule logged the packet.
-    Nflog,
-    /// The function that freed the packet.
-    Engine,
-}
-
-impl EvidenceSource {
-    /// The word of the JSON contract.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::KernelStack => "kernel-stack",
-            Self::KernelCounters => "kernel-counters",
-            Self::KernelProbe => "kernel-probe",
-            Self::Trace => "trace",
-            Self::Evaluator => "evaluator",
-            Self::Nflog => "nflog",
-            Self::Engine => "engine",
-        }
-    }
-}
-
-/// How sure an attribution is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Confidence {
-    /// The kernel said so.
-    Exact,
-    /// Computed from the ruleset and the packet.
-    Computed,
-    /// One of the candidates.
-    Ambiguous,
-    /// The engine only.
-    Engine,
-    /// Not known.
-    Unknown,
-}
-
-impl Confidence {
-    /// The word of the JSON contract.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-            Self::Computed => "computed",
-            Self::Ambiguous => "ambiguous",
-            Self::Engine => "engine",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// A rule or a policy that it can have been.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Candidate {
-    /// A rule.
-    Rule(Arc<RuleRef>),
-    /// A base chain's policy.
-    Policy(Arc<PolicyRef>),
-}
-
-/// Conntrack's view of the packet. `mark` and `zone` are absent where there is no connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conntrack {
-    /// State, as `ct state` matches it.
-    pub state: CtState,
-    /// The connection's status bits, by the names of `ct status`.
-    pub status: Vec<Arc<str>>,
-    /// `ct mark`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<u32>,
-    /// `ct zone`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<u16>,
-    /// Conntrack's TCP state, as `conntrack -L` prints it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp_state: Option<Arc<str>>,
-    /// The tuples, if they show that addresses or ports were rewritten.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nat: Option<Nat>,
-}
-
-impl Conntrack {
-    /// No connection: `none` (conntrack has not seen the packet), `untracked` or `invalid`.
-    pub fn stateless(state: CtState) -> Self {
-        Self {
-            state,
-            status: Vec::new(),
-            mark: None,
-            zone: None,
-            tcp_state: None,
-            nat: None,
-        }
-    }
-}
-
-/// Conntrack state of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CtState {
-    /// First packet of a connection.
-    New,
-    /// Seen in both directions.
-    Established,
-    /// Expected by another connection, or an ICMP error about one.
-    Related,
-    /// Conntrack could not place it.
-    Invalid,
-    /// Told not to track it.
-    Untracked,
-    /// Conntrack has not seen it: not in use, or the drop came first.
-    None,
-}
-
-impl CtState {
-    /// The word that `ct state` uses.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Established => "established",
-            Self::Related => "related",
-            Self::Invalid => "invalid",
-            Self::Untracked => "untracked",
-            Self::None => "none",
-        }
-    }
-}
-
-/// The two tuples of a connection with address translation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nat {
-    /// Original direction: as the sender wrote it.
-    pub orig: Tuple,
-    /// Reply direction: what an answer looks like here.
-    pub reply: Tuple,
-}
-
-/// One direction of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tuple {
-    /// Source address.
-    pub src: std::net::IpAddr,
-    /// Source port; protocols without ports have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sport: Option<u16>,
-    /// Destination address.
-    pub dst: std::net::IpAddr,
-    /// Destination port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dport: Option<u16>,
-}
-
 /// The process that sent the packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -553,95 +344,6 @@ pub struct Process {
     pub comm: Arc<str>,
     /// User id.
     pub uid: Option<u32>,
-}
-
-/// Drops happened that could not be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
-    /// When it was noticed.
-    #[serde(with = "rfc3339")]
-    pub time: Timestamp,
-    /// What lost them: `ring`; [`Lost::TRACE`]: not drops, but what the kernel told of them.
-    pub source: Arc<str>,
-    /// How many since the last report.
-    pub count: u64,
-}
-
-impl Lost {
-    /// [`Lost::source`] of messages of the kernel's trace: their drops are shown, without it.
-    pub const TRACE: &str = "trace";
-}
-
-/// A ruleset was replaced or edited.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RulesetChange {
-    /// When the notification arrived.
-    #[serde(with = "rfc3339")]
-    pub time: Timestamp,
-    /// Where.
-    pub netns: NetnsRef,
-    /// The generation that it made.
-    pub generation: u32,
-    /// Who did it.
-    pub by: Option<ChangedBy>,
-}
-
-/// The process that changed a ruleset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangedBy {
-    /// Process id.
-    pub pid: u32,
-    /// Command name.
-    pub comm: Arc<str>,
-}
-
-/// The account of the run. `seen == shown + filtered + aggregated + lost`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summary {
-    /// When the run ended.
-    #[serde(with = "rfc3339")]
-    pub time: Timestamp,
-    /// Drops in the watched namespaces, whatever the reason.
-    pub seen: u64,
-    /// Printed.
-    pub shown: u64,
-    /// Not asked for: did not match the filter, or matched but for another `reason`; those stand
-    /// in `other` too.
-    pub filtered: u64,
-    /// Stood for by a shown event whose `count` is above 1.
-    pub aggregated: u64,
-    /// Could not be shown.
-    pub lost: u64,
-    /// Of the filtered: matched all but the reason, by reason (`NO_SOCKET`).
-    pub other: BTreeMap<Arc<str>, u64>,
-    /// Shown drops by what did them, most first.
-    pub rules: Vec<RuleCount>,
-}
-
-/// How many drops a rule, a policy or an engine did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleCount {
-    /// Where.
-    pub netns: NetnsRef,
-    /// The engine.
-    pub engine: Engine,
-    /// The rule; `null` if it was a policy or is not known.
-    pub rule: Option<Arc<RuleRef>>,
-    /// The base chain whose policy it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Arc<PolicyRef>>,
-    /// How many.
-    pub count: u64,
-}
-
-/// Something went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorEvent {
-    /// When.
-    #[serde(with = "rfc3339")]
-    pub time: Timestamp,
-    /// Cause and next step, as on stderr.
-    pub message: String,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -664,181 +366,4 @@ mod rfc3339 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::packet::{Family as PacketFamily, Proto, TcpFlags};
-
-    /// The design's example.
-    pub(crate) fn drop_event() -> DropEvent {
-        DropEvent {
-            time: "2026-11-22T14:03:41.512345678Z".parse().unwrap(),
-            verdict: Verdict::Drop,
-            netns: NetnsRef {
-                inode: 4_026_532_246,
-                name: Some("web".into()),
-            },
-            engine: Engine::Nftables,
-            family: Some(Family::Ip),
-            hook: Some(Hook::Input),
-            reason: Some("NETFILTER_DROP".into()),
-            iif: Some("eth0".into()),
-            oif: None,
-            mark: 0,
-            packet: Packet {
-                family: PacketFamily::Ipv4,
-                proto: Some(Proto::TCP),
-                src: Some([10, 9, 0, 1].into()),
-                sport: Some(36334),
-                dst: Some([10, 9, 0, 2].into()),
-                dport: Some(80),
-                len: Some(60),
-                flags: Some(TcpFlags(2)),
-                ..Packet::default()
-            },
-            rule: Some(Arc::new(RuleRef {
-                family: Family::Inet,
-                table: "t".into(),
-                chain: "sub".into(),
-                base_chain: Some("in".into()),
-                number: Some(1),
-                handle: Some(3),
-                text: Some("tcp dport 80 counter drop comment \"block web\"".into()),
-                comment: Some("block web".into()),
-                gone: false,
-            })),
-            policy: None,
-            path: Some(Arc::new([PathStep {
-                table: "t".into(),
-                chain: "in".into(),
-                number: Some(2),
-                handle: Some(5),
-                verdict: "jump sub".into(),
-            }])),
-            nearest_miss: None,
-            walk: None,
-            evidence: Evidence::exact(EvidenceSource::KernelStack),
-            conntrack: Some(Conntrack {
-                mark: Some(0),
-                zone: Some(0),
-                ..Conntrack::stateless(CtState::New)
-            }),
-            process: None,
-            count: 1,
-        }
-    }
-
-    fn json(event: &Event) -> String {
-        let mut out = Vec::new();
-        event.write_json(&mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    /// The design's example, key by key and in its order.
-    #[test]
-    fn drop_is_the_documented_object() {
-        let expected = concat!(
-            r#"{"v":1,"type":"drop","time":"2026-11-22T14:03:41.512345678Z","verdict":"drop","#,
-            r#""netns":{"inode":4026532246,"name":"web"},"#,
-            r#""engine":"nftables","family":"ip","hook":"input","reason":"NETFILTER_DROP","#,
-            r#""iif":"eth0","oif":null,"#,
-            r#""packet":{"family":"ipv4","proto":"tcp","src":"10.9.0.1","sport":36334,"dst":"10.9.0.2","dport":80,"len":60,"flags":"S"},"#,
-            r#""rule":{"family":"inet","table":"t","chain":"sub","base_chain":"in","number":1,"handle":3,"text":"tcp dport 80 counter drop comment \"block web\"","comment":"block web"},"#,
-            r#""path":[{"table":"t","chain":"in","number":2,"handle":5,"verdict":"jump sub"}],"#,
-            r#""evidence":{"source":"kernel-stack","confidence":"exact","candidates":[]},"#,
-            r#""conntrack":{"state":"new","status":[],"mark":0,"zone":0},"#,
-            r#""process":null,"count":1}"#,
-            "\n"
-        );
-        assert_eq!(json(&Event::Drop(Box::new(drop_event()))), expected);
-    }
-
-    #[test]
-    fn policy_drop_has_a_null_rule_and_a_policy() {
-        let policy = Arc::new(PolicyRef {
-            family: Family::Inet,
-            table: "t".into(),
-            chain: "in".into(),
-            rules: Some(9),
-            none_matched: None,
-        });
-        let text = json(&Event::Drop(Box::new(DropEvent {
-            rule: None,
-            policy: Some(policy),
-            ..drop_event()
-        })));
-        assert!(
-            text.contains(
-                r#""rule":null,"policy":{"family":"inet","table":"t","chain":"in","rules":9,"none_matched":null},"path""#
-            ),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn every_event_survives_the_round_trip() {
-        let time = "2026-11-22T14:03:41.000000001Z".parse().unwrap();
-        let netns = NetnsRef {
-            inode: 7,
-            name: None,
-        };
-        let mut ambiguous = drop_event();
-        let rule = ambiguous.rule.take().unwrap();
-        ambiguous.evidence.confidence = Confidence::Ambiguous;
-        ambiguous.evidence.candidates = vec![Candidate::Rule(rule.clone())];
-        ambiguous.process = Some(Process {
-            pid: 12,
-            comm: "curl".into(),
-            uid: Some(0),
-        });
-        let events = [
-            Event::Drop(Box::new(drop_event())),
-            Event::Drop(Box::new(ambiguous)),
-            Event::Lost(Lost {
-                time,
-                source: "ring".into(),
-                count: 3,
-            }),
-            Event::RulesetChange(RulesetChange {
-                time,
-                netns: netns.clone(),
-                generation: 9,
-                by: Some(ChangedBy {
-                    pid: 4,
-                    comm: "nft".into(),
-                }),
-            }),
-            Event::Summary(Summary {
-                time,
-                seen: 6,
-                shown: 2,
-                filtered: 3,
-                aggregated: 0,
-                lost: 1,
-                other: [("NO_SOCKET".into(), 2)].into(),
-                rules: vec![RuleCount {
-                    netns,
-                    engine: Engine::Nftables,
-                    rule: Some(rule),
-                    policy: None,
-                    count: 2,
-                }],
-            }),
-            Event::Error(ErrorEvent {
-                time,
-                message: "no".to_owned(),
-            }),
-        ];
-        for event in events {
-            let text = json(&event);
-            assert_eq!(text.matches('\n').count(), 1, "{text}");
-            assert!(text.ends_with('\n'), "{text}");
-            assert_eq!(Event::from_json(&text).unwrap(), event, "{text}");
-        }
-    }
-
-    #[test]
-    fn another_version_is_named() {
-        let err = Event::from_json(r#"{"v":2,"type":"drop"}"#).unwrap_err();
-        assert!(matches!(err, ParseError::Version(2)), "{err}");
-    }
-}
+pub(crate) mod tests;

@@ -48,6 +48,8 @@ pub(crate) fn test(dirs: &Dirs, args: &[String]) -> Result<ExitCode> {
     ]);
     let e2e = run_as_root(&mut e2e)
         .env(BINARY, &fwtrace)
+        // A failure's own words, not the functions of the runner, are the end of its output.
+        .env("RUST_BACKTRACE", "0")
         .args(["--", "--test-threads=1"])
         .args(args)
         .status()?;

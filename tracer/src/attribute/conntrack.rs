@@ -84,6 +84,7 @@ pub(super) fn of(
         mark: Some(record.ct_mark),
         zone: Some(record.ct_zone),
         tcp_state: tcp_state.map(|&name| name.into()),
+        invalid: None,
         nat: orig
             .zip(reply)
             .filter(|(orig, reply)| {

@@ -171,6 +171,8 @@ impl Attributor {
             path: way.path,
             nearest_miss: way.nearest_miss,
             walk: way.walk,
+            log: Vec::new(),
+            why: None,
             evidence: finding.evidence,
             count: 1,
         }

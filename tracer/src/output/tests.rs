@@ -238,6 +238,7 @@ fn verbose_details() {
         mark: Some(1),
         zone: Some(2),
         tcp_state: Some("ESTABLISHED".into()),
+        invalid: None,
         nat: Some(Nat {
             orig: tuple(1, 4000, 2, 80),
             reply: tuple(3, 8080, 1, 4000),

@@ -1,0 +1,97 @@
+//! What is reported beside drops: losses, changes of rulesets, errors, and the account of the run.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, NetnsRef, PolicyRef, RuleRef, rfc3339};
+
+/// Drops happened that could not be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When it was noticed.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// What lost them: `ring`; [`Lost::TRACE`]: not drops, but what the kernel told of them.
+    pub source: Arc<str>,
+    /// How many since the last report.
+    pub count: u64,
+}
+
+impl Lost {
+    /// [`Lost::source`] of messages of the kernel's trace: their drops are shown, without it.
+    pub const TRACE: &str = "trace";
+}
+
+/// A ruleset was replaced or edited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesetChange {
+    /// When the notification arrived.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// Where.
+    pub netns: NetnsRef,
+    /// The generation that it made.
+    pub generation: u32,
+    /// Who did it.
+    pub by: Option<ChangedBy>,
+}
+
+/// The process that changed a ruleset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedBy {
+    /// Process id.
+    pub pid: u32,
+    /// Command name.
+    pub comm: Arc<str>,
+}
+
+/// The account of the run. `seen == shown + filtered + aggregated + lost`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// When the run ended.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// Drops in the watched namespaces, whatever the reason.
+    pub seen: u64,
+    /// Printed.
+    pub shown: u64,
+    /// Not asked for: did not match the filter, or matched but for another `reason`; those stand
+    /// in `other` too.
+    pub filtered: u64,
+    /// Stood for by a shown event whose `count` is above 1.
+    pub aggregated: u64,
+    /// Could not be shown.
+    pub lost: u64,
+    /// Of the filtered: matched all but the reason, by reason (`NO_SOCKET`).
+    pub other: BTreeMap<Arc<str>, u64>,
+    /// Shown drops by what did them, most first.
+    pub rules: Vec<RuleCount>,
+}
+
+/// How many drops a rule, a policy or an engine did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCount {
+    /// Where.
+    pub netns: NetnsRef,
+    /// The engine.
+    pub engine: Engine,
+    /// The rule; `null` if it was a policy or is not known.
+    pub rule: Option<Arc<RuleRef>>,
+    /// The base chain whose policy it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Arc<PolicyRef>>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Something went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorEvent {
+    /// When.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// Cause and next step, as on stderr.
+    pub message: String,
+}

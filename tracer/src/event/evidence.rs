@@ -1,0 +1,148 @@
+//! How a rule was found, and how sure that is.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{PolicyRef, RuleRef};
+
+/// How the rule was found, and how sure that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// How.
+    pub source: EvidenceSource,
+    /// How sure.
+    pub confidence: Confidence,
+    /// With [`Confidence::Ambiguous`], the rules that it can have been.
+    pub candidates: Vec<Candidate>,
+    /// The function that freed the packet, `symbol+0xoffset`, where the source is the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Arc<str>>,
+    /// Whether a rule or a policy did it, where the source is the engine and that much is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<DecidedBy>,
+    /// What the evaluator would have said, where the kernel says something else; empty: that nothing
+    /// drops the packet. A disagreement is a bug in fwtrace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<Vec<Candidate>>,
+}
+
+/// What in a chain drops a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecidedBy {
+    /// A rule.
+    Rule,
+    /// A base chain's policy.
+    Policy,
+}
+
+impl DecidedBy {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+impl Evidence {
+    /// The kernel named the rule.
+    pub fn exact(source: EvidenceSource) -> Self {
+        Self {
+            source,
+            confidence: Confidence::Exact,
+            candidates: Vec::new(),
+            location: None,
+            decided_by: None,
+            disagreement: None,
+        }
+    }
+
+    /// Only the engine is known, from the function that freed the packet.
+    pub fn engine(location: Option<Arc<str>>, decided_by: Option<DecidedBy>) -> Self {
+        Self {
+            source: EvidenceSource::Engine,
+            confidence: Confidence::Engine,
+            candidates: Vec::new(),
+            location,
+            decided_by,
+            disagreement: None,
+        }
+    }
+}
+
+/// The rung of the ladder that found the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvidenceSource {
+    /// The rule's pointer on the kernel's stack.
+    KernelStack,
+    /// The counter that moved.
+    KernelCounters,
+    /// A probe on the function that set the verdict.
+    KernelProbe,
+    /// nftrace or TRACE.
+    Trace,
+    /// Computed from the ruleset.
+    Evaluator,
+    /// The rule logged the packet.
+    Nflog,
+    /// The function that freed the packet.
+    Engine,
+}
+
+impl EvidenceSource {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KernelStack => "kernel-stack",
+            Self::KernelCounters => "kernel-counters",
+            Self::KernelProbe => "kernel-probe",
+            Self::Trace => "trace",
+            Self::Evaluator => "evaluator",
+            Self::Nflog => "nflog",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+/// How sure an attribution is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confidence {
+    /// The kernel said so.
+    Exact,
+    /// Computed from the ruleset and the packet.
+    Computed,
+    /// One of the candidates.
+    Ambiguous,
+    /// The engine only.
+    Engine,
+    /// Not known.
+    Unknown,
+}
+
+impl Confidence {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Computed => "computed",
+            Self::Ambiguous => "ambiguous",
+            Self::Engine => "engine",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A rule or a policy that it can have been.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Candidate {
+    /// A rule.
+    Rule(Arc<RuleRef>),
+    /// A base chain's policy.
+    Policy(Arc<PolicyRef>),
+}
