@@ -266,7 +266,10 @@ impl Tracing {
                     other.record.netns == raw.record.netns
                         && theirs.as_ref().is_some_and(|theirs| theirs.is(own))
                 };
-                later.filter(twin).count()
+                later
+                    .filter(twin)
+                    .map(|(other, _)| other.record.time)
+                    .collect()
             };
             found.push(traced.find(raw, own, twins));
         }
@@ -329,7 +332,7 @@ impl Traced {
         &mut self,
         raw: &RawDrop,
         headers: &Headers,
-        twins: impl FnOnce() -> usize,
+        twins: impl FnOnce() -> Vec<u64>,
     ) -> Option<Found> {
         let record = &raw.record;
         let by_nft = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);

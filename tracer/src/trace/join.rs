@@ -109,7 +109,7 @@ impl Traces {
         !self.logged.is_empty()
     }
 
-    /// Takes the trace of a drop out. `twins`: how many drops with the same headers are at hand, this one included; `decides` says
+    /// Takes the trace of a drop out. `twins`: times of the drops with the same headers that are at hand, this one first; `decides` says
     /// whether ip_tables dropped a packet at the entry that it came to last.
     ///
     /// With the rule on the kernel's stack the trace must say the same. Without it, there must be a trace for each of the twins, or none
@@ -118,7 +118,7 @@ impl Traces {
         &mut self,
         record: &Record,
         headers: &Headers,
-        twins: impl FnOnce() -> usize,
+        twins: impl FnOnce() -> Vec<u64>,
         decides: impl Fn(&Logged) -> bool,
     ) -> Option<Found> {
         let named = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);
@@ -142,27 +142,30 @@ impl Traces {
             }
             self.seen.push_back((record.time, headers.clone()));
         }
-        let most = if self.partial { 1 } else { usize::MAX };
-        let doubtful = |count: usize| before || twins() > count.min(most);
-        let count = nft.clone().count();
+        let partial = self.partial;
+        let doubtful = |traces: &[Between]| {
+            let twins = twins();
+            before || partial && twins.len() > 1 || !each_has_one(&twins, traces)
+        };
         if let Some((at, _)) = nft.next() {
-            if doubtful(count) {
+            let same = self.dropped.iter().filter(|w| w.trace.headers.is(headers));
+            if doubtful(&same.map(|w| w.when).collect::<Vec<_>>()) {
                 self.dropped.retain(|w| !of_drop(w));
                 return None;
             }
             return Some(Found::Nftables(self.dropped.remove(at)?.trace));
         }
-        let of_drop = |w: &Waiting<Logged>| {
+        let of_twin = |w: &Waiting<Logged>| {
             let hook = w.trace.entries.last().map(|entry| entry.hook);
-            w.when.fits(record.time)
-                && w.trace.headers.is(headers)
+            w.trace.headers.is(headers)
                 && (record.hook == UNKNOWN || hook == Some(record.hook))
                 && decides(&w.trace)
         };
+        let of_drop = |w: &Waiting<Logged>| w.when.fits(record.time) && of_twin(w);
         let mut legacy = self.logged.iter().enumerate().filter(|(_, w)| of_drop(w));
-        let count = legacy.clone().count();
         let (at, _) = legacy.next()?;
-        if doubtful(count) {
+        let same = self.logged.iter().filter(|w| of_twin(w));
+        if doubtful(&same.map(|w| w.when).collect::<Vec<_>>()) {
             self.logged.retain(|w| !of_drop(w));
             return None;
         }
@@ -178,6 +181,15 @@ impl Traces {
         let late = seen.take_while(|(time, _)| time.saturating_add(DISORDER) < drop);
         self.seen.drain(..late.count());
     }
+}
+
+/// Whether there is a trace for each of the drops. Traces are in the order in which they were received, so the first that fits is the
+/// one that the fewest later drops could have instead.
+fn each_has_one(drops: &[u64], traces: &[Between]) -> bool {
+    let mut drops = drops.to_vec();
+    drops.sort_unstable();
+    let mut traces = traces.iter();
+    drops.iter().all(|drop| traces.any(|when| when.fits(*drop)))
 }
 
 /// Whether the trace ends with the rule that the kernel's stack has named.

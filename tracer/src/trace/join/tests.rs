@@ -83,7 +83,8 @@ fn handle(found: Option<Found>) -> Option<u64> {
 }
 
 fn take(traces: &mut Traces, record: &Record, id: u16, twins: usize) -> Option<u64> {
-    handle(traces.take(record, &headers(id), || twins, |_| true))
+    let twins = || vec![record.time; twins];
+    handle(traces.take(record, &headers(id), twins, |_| true))
 }
 
 #[test]
@@ -110,6 +111,37 @@ fn more_twins_than_traces_are_not_told_apart_without_the_stack() {
     assert_eq!(take(&mut all, &drop_at(AT.since), 1, 2), None);
     // Nor is the last of them the one.
     assert_eq!(take(&mut all, &drop_at(AT.since), 1, 1), None);
+}
+
+/// The traces of a batch's drops may have been received at different times: those of the later drops are not of the earlier ones, and
+/// need not be.
+#[test]
+fn twins_whose_traces_were_received_one_after_the_other_have_one_each() {
+    let later = Between {
+        since: AT.until,
+        until: AT.until + 5,
+    };
+    let received = || {
+        let mut all = traces([dropped(1, rule(5))]);
+        let trace = dropped(1, rule(6));
+        all.dropped.push_back(Waiting { when: later, trace });
+        all
+    };
+    let drops = [AT.since, later.since + 1].map(drop_at);
+    let twins = |from: usize| drops.iter().skip(from).map(|d| d.time).collect::<Vec<_>>();
+    let mut all = received();
+    for (at, rule) in [(0, 5), (1, 6)] {
+        let found = all.take(&drops[at], &headers(1), || twins(at), |_| true);
+        assert_eq!(handle(found), Some(rule));
+    }
+    // Three drops, and the two traces are of the first and one of the others.
+    let mut all = received();
+    let three = || vec![AT.since, later.since + 1, later.since + 2];
+    assert_eq!(all.take(&drops[0], &headers(1), three, |_| true), None);
+    // Two drops before the second trace can have been made.
+    let mut all = received();
+    let two = || vec![AT.since, AT.since + 1];
+    assert_eq!(all.take(&drops[0], &headers(1), two, |_| true), None);
 }
 
 #[test]
@@ -191,7 +223,8 @@ fn ip_tables_lines_need_a_last_entry_that_drops_on_this_hook() {
     line(&mut all, 1, 0, "raw:PREROUTING:policy:1");
     let drop = drop_at(AT.since);
     let take = |all: &mut Traces, twins: usize, drops: bool| {
-        all.take(&drop, &headers(1), || twins, |_| drops).is_some()
+        let twins = || vec![drop.time; twins];
+        all.take(&drop, &headers(1), twins, |_| drops).is_some()
     };
     assert!(!take(&mut all, 1, true), "another hook");
     line(&mut all, 1, 1, "filter:INPUT:rule:1");
