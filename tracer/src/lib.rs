@@ -25,6 +25,7 @@
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
 //! | [`netns`] | network namespaces: find, name, enter |
+//! | [`nflog`] | logged packets, and the rules that log them |
 //! | [`pipeline`] | the live run: sources, attribution, output, shutdown |
 //! | [`demo`] | namespaces of its own, a broken firewall, real traffic |
 
@@ -39,6 +40,7 @@ pub mod features;
 pub mod kernel;
 pub mod netlink;
 pub mod netns;
+pub mod nflog;
 pub mod output;
 pub mod packet;
 pub mod pipeline;

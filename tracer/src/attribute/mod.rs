@@ -8,7 +8,7 @@ mod evaluate;
 mod finding;
 pub(crate) mod legacy;
 mod location;
-mod rules;
+pub(crate) mod rules;
 mod surroundings;
 mod view;
 

@@ -152,7 +152,7 @@ fn known_rule(evidence: &RuleEvidence, found: &Found, names: &Names) -> Option<R
 }
 
 /// A rule of nf_tables, as events name it.
-pub(super) fn reference(
+pub(crate) fn reference(
     table: &Table,
     chain: &Chain,
     rule: &model::Rule,
