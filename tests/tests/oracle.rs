@@ -53,3 +53,22 @@ fn finds_every_falsified_answer_and_keeps_its_case() -> Result<()> {
     );
     Ok(())
 }
+
+/// Each was wrong once: of fwtrace, or of the harness.
+#[test]
+fn cases_that_were_wrong_are_right() -> Result<()> {
+    let cases = tempfile::tempdir()?;
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/data/oracle");
+    let again = Options {
+        replay: Some(data.into()),
+        ..options(&cases, None)
+    };
+    let report = run(&again)?;
+    let kept = cases.path().read_dir()?.next().transpose()?;
+    ensure!(
+        report.drops > 0 && report.wrong() == 0 && kept.is_none(),
+        "{}",
+        report.table()
+    );
+    Ok(())
+}

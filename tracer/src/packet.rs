@@ -478,8 +478,10 @@ impl Packet {
         self.src = Some(IpAddr::V6(header.source_addr()));
         self.dst = Some(IpAddr::V6(header.destination_addr()));
         self.ttl = Some(header.hop_limit());
-        // 0: a jumbogram, its length is in an option (RFC 2675), or BIG TCP.
-        if header.payload_length() != 0 || self.len == Some(40) {
+        // 0: a jumbogram, its length is in an option (RFC 2675), or BIG TCP. Only what is too long for the field is (`ipv6_hop_jumbo()`,
+        // `ip6_xmit()`, v6.18); anything shorter has no payload, and the buffer's length may count a link-layer header.
+        let too_long = self.len > Some(40 + u32::from(u16::MAX));
+        if header.payload_length() != 0 || !too_long {
             self.len = Some(40 + u32::from(header.payload_length()));
         }
         self.fragment = ipv6_fragment(ip);

@@ -32,9 +32,9 @@ pub mod truth;
 pub mod xt_match;
 pub mod xt_rules;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::oracle::case::Case;
 use crate::oracle::generate::Kind;
@@ -52,7 +52,7 @@ pub struct Options {
     pub packets: usize,
     /// Where the random numbers start.
     pub seed: u64,
-    /// A kept case, instead of random ones.
+    /// A kept case, or a directory of them, instead of random ones.
     pub replay: Option<PathBuf>,
     /// Make the kept case smaller, and keep that beside it.
     pub shrink: bool,
@@ -103,13 +103,15 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     let mut grounds = Grounds::default();
     if let Some(path) = &options.replay {
-        let mut case = Case::read(path)?;
-        if options.shrink {
-            let ground = grounds.get(watch(&case))?;
-            case = shrink::shrink(ground, &case)?;
-            case.name += "-small";
+        for path in kept(path)? {
+            let mut case = Case::read(&path)?;
+            if options.shrink {
+                let ground = grounds.get(watch(&case))?;
+                case = shrink::shrink(ground, &case)?;
+                case.name += "-small";
+            }
+            judge(options, &mut grounds, &mut case, &mut report)?;
         }
-        judge(options, &mut grounds, &mut case, &mut report)?;
     } else {
         let mut seeds = Random::new(options.seed);
         while report.packets < options.packets {
@@ -127,6 +129,19 @@ pub fn run(options: &Options) -> Result<Report> {
         report.lost += grounds.end(watch)?;
     }
     Ok(report)
+}
+
+/// The cases of a directory, by name; a file is one itself.
+fn kept(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = path.read_dir()?.map(|entry| Ok(entry?.path()));
+    let mut all = entries.collect::<Result<Vec<_>>>()?;
+    all.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    all.sort();
+    ensure!(!all.is_empty(), "no cases in {}", path.display());
+    Ok(all)
 }
 
 /// Who watches a case.

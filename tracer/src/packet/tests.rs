@@ -66,6 +66,17 @@ fn ipv6_without_payload_has_its_own_length() {
     bytes[6] = 59;
     let packet = read(0x86dd, &bytes);
     assert_eq!(packet.to_string(), "ipv6-nonxt fd00::1 > fd00::2 len 40");
+    // On its way out to a device the kernel's buffer holds the Ethernet header, too; BIG TCP is longer than the field can say.
+    for (wire_len, len) in [(54, 40), (65_575, 40), (65_576, 65_576)] {
+        let ethertype = 0x86dd;
+        let capture = Capture {
+            bytes: &bytes,
+            ethertype,
+            wire_len,
+            vlan: None,
+        };
+        assert_eq!(capture.packet().len, Some(len), "{wire_len}");
+    }
 }
 
 #[test]
