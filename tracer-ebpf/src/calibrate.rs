@@ -11,7 +11,7 @@ use fwtrace_abi::{CANDIDATES, Calibration, Candidate, SCAN_WORDS};
 
 use crate::{
     kernel::{copy, is_pointer, offset, u32_at, u64_at},
-    legacy, rule,
+    legacy, rule, skipped,
 };
 
 /// Inode of the calibration's network namespace.
@@ -127,5 +127,6 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn anchor(ctx: BtfTracePointContext) -> i32 {
     legacy::anchored(&ctx);
+    skipped::watch(&ctx);
     0
 }

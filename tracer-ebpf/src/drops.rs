@@ -19,7 +19,7 @@ use crate::{
     kernel::{copy, copy_words, field, offset, u32_at, u64_at},
     legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
-    socket,
+    skipped, socket,
 };
 
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
@@ -38,7 +38,7 @@ const ETH_P_IPV6: u16 = 0x86dd;
 pub static NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 
 #[map]
-static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
 /// Drops that match the filter and are only counted, by reason.
 #[map]
@@ -49,7 +49,11 @@ static RING: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn drops(ctx: BtfTracePointContext) -> i32 {
-    handle(&ctx);
+    if let Some(scratch) = scratch() {
+        skipped::begin(&mut scratch.skipped, &ctx);
+        handle(&ctx, scratch);
+        skipped::settle(&mut scratch.skipped);
+    }
     0
 }
 
@@ -68,9 +72,8 @@ macro_rules! state {
 }
 
 #[inline(always)]
-fn handle(ctx: &BtfTracePointContext) -> Option<()> {
+fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     let settings = SETTINGS.get(0)?;
-    let scratch = scratch()?;
     // SAFETY: as for the scratch memory.
     let counters = unsafe { &mut *COUNTERS.get_ptr_mut(0)? };
     let skb = ctx.arg::<u64>(0);

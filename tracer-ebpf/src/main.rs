@@ -3,7 +3,7 @@
 //! | program | attached to | does |
 //! |---|---|---|
 //! | `drops` | tp_btf/kfree_skb | filters each drop, finds its rule, sends one record |
-//! | `anchor` | tp_btf/kfree_skb | counts for `legacy`. And with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
+//! | `anchor` | tp_btf/kfree_skb | counts for `legacy`, and the drops that `drops` cannot see. And with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
 //! | `legacy` | tp_btf/kfree_skb, in front of `drops` | finds the rule of ip_tables that dropped |
 //! | `legacy_find`, `legacy_prime` | nothing: run by user space | find a table of ip_tables, and what its counters are |
 //! | `calibrate` | tp_btf/kfree_skb | while fwtrace starts: reports which stack words are rules |
@@ -29,6 +29,8 @@ mod process;
 mod rule;
 #[cfg(target_arch = "bpf")]
 mod scratch;
+#[cfg(target_arch = "bpf")]
+mod skipped;
 #[cfg(target_arch = "bpf")]
 mod socket;
 

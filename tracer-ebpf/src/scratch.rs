@@ -43,7 +43,24 @@ pub struct Scratch {
     pub packet: u64,
     pub stack_pointer: u64,
     pub last_wakeup: u64,
+    pub skipped: Skipped,
 }
+
+/// The last drop that may have interrupted `drops`: `anchor` writes it down, and `drops` strikes it out if it gets to see it.
+#[repr(C)]
+pub struct Skipped {
+    /// Its sk_buff; 0 if there is none.
+    pub skb: u64,
+    /// It is in a watched namespace, as far as is known, and for a reason that is not only counted.
+    pub here: u64,
+    /// Where `anchor` runs.
+    pub stack_pointer: u64,
+    /// Where `drops` ran last, by [`STACK_SHIFT`].
+    pub last_stack: u64,
+}
+
+/// Addresses with the same bits above these are on the same kernel stack.
+pub const STACK_SHIFT: u32 = 14;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

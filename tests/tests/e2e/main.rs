@@ -7,6 +7,7 @@ mod commands;
 mod conntrack;
 mod engines;
 mod filters;
+mod interrupted;
 mod legacy;
 mod legacy_rules;
 mod lifecycle;

@@ -190,6 +190,10 @@ pub struct Counters {
     pub sent: u64,
     /// Records lost because the ring was full.
     pub full: u64,
+    /// Drops that came while the program was at work on the same CPU, for which the kernel does not run it; whosever they are.
+    pub skipped: u64,
+    /// Those of them in the watched namespaces, for a reason that is not only counted. They are not in `seen`.
+    pub skipped_here: u64,
 }
 
 /// Key of the cache of validated rules: what the slots held, in which generation of the ruleset.

@@ -229,6 +229,8 @@ impl Programs {
             sum.other += cpu.other;
             sum.sent += cpu.sent;
             sum.full += cpu.full;
+            sum.skipped += cpu.skipped;
+            sum.skipped_here += cpu.skipped_here;
         }
         Ok(sum)
     }
@@ -248,7 +250,7 @@ impl Programs {
     }
 
     /// Drops that came while `drops` was at work on the same CPU, which the kernel skips and counts
-    /// (`recursion_misses` in the program's fdinfo, kernel/bpf/syscall.c, v6.18).
+    /// (`recursion_misses` in the program's fdinfo, kernel/bpf/syscall.c, v6.18), whatever namespace they were in.
     pub fn missed(&self) -> u64 {
         let fd = self.ebpf.program("drops").and_then(|p| p.fd().ok());
         fd.and_then(|fd| {

@@ -159,7 +159,7 @@ async fn live(
             _ = tick.tick() => {
                 run.namespaces.borrow_mut().poll_legacy(false);
                 run.sync_legacy(&mut tracer);
-                vanished = run.let_go(&mut tracer)?;
+                vanished = run.let_go(&mut tracer);
                 run.report_losses(&tracer)
             }
             () = released(&mut lock) => {
@@ -184,7 +184,10 @@ async fn live(
         if run.suspicious && calibrated.elapsed() >= RECALIBRATE {
             run.suspicious = false;
             calibrated = Instant::now();
-            run.sink.say(&tracer.recalibrate()?);
+            let line = tracer.recalibrate().unwrap_or_else(|error| {
+                format!("cannot calibrate again: {error}; more drops may be without their rule")
+            });
+            run.sink.say(&line);
         }
     }
 
@@ -310,11 +313,16 @@ impl Run<'_> {
     }
 
     /// Lets go of dead namespaces; tells which, if none is left to watch.
-    fn let_go(&mut self, tracer: &mut Tracer) -> Result<Option<String>, RunError> {
+    fn let_go(&mut self, tracer: &mut Tracer) -> Option<String> {
         let gone = self.namespaces.borrow_mut().let_go();
         let mut names = Vec::new();
         for netns in gone {
-            tracer.unwatch(netns.inode)?;
+            if let Err(error) = tracer.unwatch(netns.inode) {
+                log::warn!(
+                    "network namespace {0} is gone, but still looked out for: {error}; drops of a later one with the inode {0} are shown too",
+                    netns.inode
+                );
+            }
             if let Some(tracing) = &self.tracing {
                 tracing.borrow_mut().remove(netns.inode);
             }
@@ -325,14 +333,14 @@ impl Run<'_> {
         }
         let over = self.namespaces.borrow().is_over();
         if names.is_empty() {
-            return Ok(None);
+            return None;
         }
         let line = format!("network namespace {} is gone", names.join(", "));
         if over {
-            return Ok(Some(line));
+            return Some(line);
         }
         self.sink.say(&line);
-        Ok(None)
+        None
     }
 
     fn emit(&mut self, event: &Event) -> Result<(), RunError> {
@@ -390,7 +398,7 @@ impl Run<'_> {
         }
         let summary = Summary {
             time: Timestamp::now(),
-            seen: counters.seen + tracer.missed(),
+            seen: counters.seen + tracer.missed()?,
             shown: self.tally.shown(),
             filtered: counters.filtered + counters.other + self.hidden,
             aggregated: self.tally.aggregated(),

@@ -390,13 +390,17 @@ impl Tracer {
         self.programs.reason_counts()
     }
 
-    /// Drops that came while the program was at work on the same CPU: the kernel skips those.
-    pub(super) fn missed(&self) -> u64 {
-        self.programs.missed()
+    /// Drops that came while the program was at work on the same CPU, which the kernel does not show it: those in the watched
+    /// namespaces, and those of which not even that is known.
+    pub(super) fn missed(&self) -> Result<u64, BpfError> {
+        // The kernel's count first: what comes in between is then known, not unknown.
+        let all = self.programs.missed();
+        let counters = self.counters()?;
+        Ok(all.saturating_sub(counters.skipped) + counters.skipped_here)
     }
 
     /// Drops that matched, or may have, and cannot be shown.
     pub(super) fn lost(&self) -> Result<u64, BpfError> {
-        Ok(self.counters()?.full + self.missed() + self.reader.undecoded())
+        Ok(self.counters()?.full + self.missed()? + self.reader.undecoded())
     }
 }

@@ -1,0 +1,84 @@
+//! Drops that the kernel does not show to `drops`, because they interrupt it on the same CPU: whose they are.
+//!
+//! The kernel counts them, whatever namespace they happen in. `anchor` is shown them, and writes down each that may be one; what `drops`
+//! then is not shown was skipped. Only a softirq can interrupt, and only a process: so it is a drop on another stack than that of
+//! the last one, and not on a process's.
+
+use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
+
+use crate::{
+    drops::{COUNTERS, NETNS, namespace},
+    filter,
+    kernel::{offset, u64_at},
+    process,
+    scratch::{SETTINGS, STACK_SHIFT, Skipped, scratch},
+};
+
+/// Reads a field that another program may have written while this one was interrupted.
+macro_rules! get {
+    ($skipped:ident.$field:ident) => {
+        // SAFETY: a field of the scratch memory.
+        unsafe { core::ptr::read_volatile(&raw const $skipped.$field) }
+    };
+}
+
+/// Writes such a field.
+macro_rules! set {
+    ($skipped:ident.$field:ident, $value:expr) => {
+        // SAFETY: a field of the scratch memory.
+        unsafe { core::ptr::write_volatile(&raw mut $skipped.$field, $value) }
+    };
+}
+
+/// Called by `anchor`, in front of `drops`.
+#[inline(always)]
+pub fn watch(ctx: &BtfTracePointContext) -> Option<()> {
+    let skipped = &mut scratch()?.skipped;
+    settle(skipped);
+    // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
+    set!(skipped.stack_pointer, ctx.as_ptr() as u64);
+    let stack = get!(skipped.stack_pointer);
+    if stack >> STACK_SHIFT == get!(skipped.last_stack) || process::is_current(stack) {
+        return None;
+    }
+    let settings = SETTINGS.get(0)?;
+    let skb = ctx.arg::<u64>(0);
+    let here = filter::reason_wanted(settings, ctx.arg::<u32>(2)) && {
+        let (net, netns) = namespace(
+            u64_at(skb, offset!(skb_dev)),
+            u64_at(skb, offset!(skb_sk)),
+            u64_at(skb, offset!(skb_dst)) & !1,
+        );
+        // SAFETY: only the key's presence counts.
+        net == 0 || settings.all_netns != 0 || unsafe { NETNS.get(&netns) }.is_some()
+    };
+    set!(skipped.here, here as u64);
+    set!(skipped.skb, skb);
+    Some(())
+}
+
+/// Called by `drops` before it begins: strikes out its own drop. Another one that is still written down was skipped.
+#[inline(always)]
+pub fn begin(skipped: &mut Skipped, ctx: &BtfTracePointContext) {
+    if get!(skipped.skb) == ctx.arg::<u64>(0) {
+        set!(skipped.skb, 0);
+    }
+    settle(skipped);
+    set!(skipped.last_stack, ctx.as_ptr() as u64);
+    let stack = get!(skipped.last_stack);
+    set!(skipped.last_stack, stack >> STACK_SHIFT);
+}
+
+/// Counts a drop that was skipped. Called where the one that is written down can be no other.
+#[inline(always)]
+pub fn settle(skipped: &mut Skipped) -> Option<()> {
+    if get!(skipped.skb) == 0 {
+        return None;
+    }
+    set!(skipped.skb, 0);
+    // SAFETY: a per-CPU map value; whoever interrupts this counts elsewhere.
+    let counters = unsafe { &mut *COUNTERS.get_ptr_mut(0)? };
+    counters.skipped += 1;
+    counters.skipped_here += get!(skipped.here);
+    Some(())
+}
