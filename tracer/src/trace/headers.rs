@@ -4,6 +4,8 @@
 //! header counts as far as both sides have it; its checksum, sequence numbers and ports tell packets of one flow apart, and so does the
 //! IPv4 identification.
 
+use std::net::{IpAddr, SocketAddr};
+
 use etherparse::LaxIpv6Slice;
 
 use crate::netlink::nftrace;
@@ -20,6 +22,8 @@ pub struct Headers {
     network: Vec<u8>,
     /// From the transport header on; empty where it is not known.
     transport: Vec<u8>,
+    /// Addresses and ports were put in by [`Headers::with_ends`]: what follows from them is not known.
+    rewritten: bool,
 }
 
 impl Headers {
@@ -60,7 +64,58 @@ impl Headers {
         Some(Self {
             network,
             transport: transport.iter().take(TRANSPORT).copied().collect(),
+            rewritten: false,
         })
+    }
+
+    /// The packet with another source and destination, as it looks before address translation or behind it; a port of 0 is none and
+    /// leaves what is there. `None`: addresses of another family than the packet's.
+    #[must_use]
+    pub fn with_ends(&self, src: SocketAddr, dst: SocketAddr) -> Option<Self> {
+        let mut other = Self {
+            rewritten: true,
+            ..self.clone()
+        };
+        match (src.ip(), dst.ip(), self.version()) {
+            (IpAddr::V4(src), IpAddr::V4(dst), 4) => {
+                let ends = other.network.get_mut(12..20)?;
+                ends.copy_from_slice(&[src.octets(), dst.octets()].concat());
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst), 6) => {
+                let ends = other.network.get_mut(8..40)?;
+                ends.copy_from_slice(&[src.octets(), dst.octets()].concat());
+            }
+            _ => return None,
+        }
+        let ports = [(src.port(), 0..2), (dst.port(), 2..4)];
+        for (port, at) in ports.into_iter().filter(|(port, _)| *port != 0) {
+            if let Some(bytes) = other.transport.get_mut(at) {
+                bytes.copy_from_slice(&port.to_be_bytes());
+            }
+        }
+        Some(other)
+    }
+
+    /// The network header, normalised: the same for all that can be of one packet, but for address translation.
+    pub fn network(&self) -> &[u8] {
+        &self.network
+    }
+
+    /// The bytes of the transport header that address translation changes beside the ports: its checksum, and the id of an ICMP echo.
+    fn translated(&self) -> std::ops::Range<usize> {
+        let protocol = match self.version() {
+            4 => self.network.get(9),
+            // With extension headers: of them, and nothing is known.
+            _ => self.network.get(6),
+        };
+        match protocol {
+            Some(1 | 58) => 2..6,
+            Some(6) => 16..18,
+            Some(17 | 136) => 6..8,
+            // SCTP's is not changed, it is computed anew.
+            Some(132) => 8..12,
+            _ => 4..TRANSPORT,
+        }
     }
 
     /// 4 or 6.
@@ -70,8 +125,13 @@ impl Headers {
 
     /// Whether the two can be of one packet.
     pub fn is(&self, other: &Self) -> bool {
-        let common = self.transport.len().min(other.transport.len());
-        self.network == other.network && self.transport[..common] == other.transport[..common]
+        let skipped = match self.rewritten || other.rewritten {
+            true => self.translated(),
+            false => 0..0,
+        };
+        let mut transport = self.transport.iter().zip(&other.transport).enumerate();
+        self.network == other.network
+            && transport.all(|(at, (mine, theirs))| mine == theirs || skipped.contains(&at))
     }
 }
 
@@ -123,6 +183,29 @@ mod tests {
         assert!(captured.is(&traced(&early[..20], &[])));
         let cut = Headers::of_packet(&v4(7, 63, &tcp[..8])).unwrap();
         assert!(cut.is(&trace));
+    }
+
+    #[test]
+    fn a_translated_packet_is_the_same_but_for_its_ends() {
+        let udp = [1, 2, 3, 4, 0, 12, 9, 9, 5, 6, 7, 8];
+        let mut now = v4(7, 63, &udp);
+        now[9] = 17;
+        let now = Headers::of_packet(&now).unwrap();
+        let mut then = v4(7, 64, &[8, 8, 9, 9, 0, 12, 1, 1, 5, 6, 7, 8]);
+        then[9] = 17;
+        then[12..20].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+        let then = Headers::of_packet(&then).unwrap();
+        assert!(!now.is(&then));
+        let ends = |src: u16, dst: u16| {
+            let end = |last, port| SocketAddr::from(([192, 0, 2, last], port));
+            now.with_ends(end(1, src), end(2, dst)).unwrap()
+        };
+        assert!(ends(0x0808, 0x0909).is(&then) && then.is(&ends(0x0808, 0x0909)));
+        assert!(!ends(0x0808, 0x0808).is(&then));
+        // Without ports those of the packet stay.
+        assert!(!ends(0, 0).is(&then));
+        let v6: SocketAddr = "[fd00::1]:1".parse().unwrap();
+        assert_eq!(now.with_ends(v6, v6), None);
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct Between {
 }
 
 impl Between {
-    fn fits(self, drop: u64) -> bool {
+    /// Whether a drop at that time can follow it.
+    pub fn fits(self, drop: u64) -> bool {
         (self.since..=self.until.saturating_add(WINDOW)).contains(&drop)
     }
 }
