@@ -1,6 +1,7 @@
 //! Netlink sockets and codecs: bytes <-> structs, no policy.
 
 pub mod attr;
+pub mod conntrack;
 pub mod ipset;
 pub mod legacy_trace;
 pub mod nflog;
