@@ -6,6 +6,7 @@ use fwtrace::event::{
     Candidate, Confidence, DropEvent, Engine, EvidenceSource, PolicyRef, RuleRef, Verdict,
 };
 
+use crate::oracle::cut::Cut;
 use crate::oracle::truth::{By, Key, Truth};
 
 /// What is known of a rule or chain that the truth can name.
@@ -17,6 +18,8 @@ pub struct Known {
     pub reject: bool,
     /// Whose it is.
     pub engine: Engine,
+    /// Of legacy rules: whether it looks at the transport header.
+    pub needs_header: bool,
 }
 
 /// The rules of the case, by family, table, chain and [`By`].
@@ -55,8 +58,9 @@ pub struct Answer {
 /// Joins drops and events by packet, in order, and grades.
 ///
 /// Both come in the order in which the kernel dropped, because all packets are sent on one CPU;
-/// so packets that look alike are told apart by their order.
-pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Answer> {
+/// so packets that look alike are told apart by their order. `cut` are those that a match may drop by
+/// itself.
+pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules, cut: &Cut) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut left: Vec<&DropEvent> = events.iter().collect();
     for truth in truths {
@@ -74,7 +78,7 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Ans
             continue;
         };
         let event = left.remove(place);
-        let (grade, why) = grade(truth, event, known(rules, truth));
+        let (grade, why) = grade(truth, event, known(rules, truth), cut);
         answers.push(Answer {
             grade,
             engine,
@@ -86,7 +90,7 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Ans
     }
     for event in left {
         // Defragmentation and conntrack drop, too: no trace has that.
-        let (grade, why) = if names_nothing(event) || is_hotdrop(event) {
+        let (grade, why) = if names_nothing(event, cut) || is_hotdrop(event, rules, cut) {
             (Grade::Right, Vec::new())
         } else {
             (
@@ -108,21 +112,31 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules) -> Vec<Ans
 
 /// Whether the event says that no rule did it. A legacy table, too, drops by itself what is too
 /// short for a match (`hotdrop`, ipt_do_table(), v6.18).
-fn names_nothing(event: &DropEvent) -> bool {
+fn names_nothing(event: &DropEvent, cut: &Cut) -> bool {
     let nobody = match event.engine {
         Engine::Other | Engine::Conntrack => true,
-        Engine::IptablesLegacy => event.packet.truncated,
+        Engine::IptablesLegacy => cut.has(event),
         _ => false,
     };
     let nothing = event.rule.is_none() && event.policy.is_none();
     nobody && nothing && event.evidence.candidates.is_empty()
 }
 
-/// Whether a packet too short for a legacy match was dropped by it. The kernel counts and traces no
-/// rule then; the evaluator may tell whose match it was.
-pub fn is_hotdrop(event: &DropEvent) -> bool {
+/// Whether a packet too short for a legacy match was dropped by it, by a rule that has one. The kernel
+/// counts and traces no rule then; the evaluator may tell whose match it was.
+pub fn is_hotdrop(event: &DropEvent, rules: &Rules, cut: &Cut) -> bool {
     let computed = event.evidence.source == EvidenceSource::Evaluator;
-    event.engine == Engine::IptablesLegacy && event.packet.truncated && computed
+    let Some(rule) = event.rule.as_deref().filter(|_| computed) else {
+        return false;
+    };
+    let place = (
+        rule.family.as_str().to_owned(),
+        rule.table.to_string(),
+        rule.chain.to_string(),
+        By::Number(rule.number.unwrap_or(0).into()),
+    );
+    let matches = rules.get(&place).is_some_and(|known| known.needs_header);
+    event.engine == Engine::IptablesLegacy && matches && cut.has(event)
 }
 
 fn known<'a>(rules: &'a Rules, truth: &Truth) -> Option<&'a Known> {
@@ -136,7 +150,7 @@ fn known<'a>(rules: &'a Rules, truth: &Truth) -> Option<&'a Known> {
 }
 
 /// The event's packet.
-fn key(event: &DropEvent) -> Option<Key> {
+pub fn key(event: &DropEvent) -> Option<Key> {
     let packet = &event.packet;
     Some(Key {
         src: packet.src?,
@@ -165,7 +179,12 @@ fn is_of(truth: &Truth, event: &DropEvent) -> bool {
 }
 
 /// Grades one answer.
-fn grade(truth: &Truth, event: &DropEvent, known: Option<&Known>) -> (Grade, Vec<String>) {
+fn grade(
+    truth: &Truth,
+    event: &DropEvent,
+    known: Option<&Known>,
+    cut: &Cut,
+) -> (Grade, Vec<String>) {
     let Some(known) = known else {
         return (
             Grade::Wrong,
@@ -193,7 +212,7 @@ fn grade(truth: &Truth, event: &DropEvent, known: Option<&Known>) -> (Grade, Vec
                 Verdict::Drop
             };
             // A rule that rejects may drop what is too short for its match (`hotdrop`).
-            if event.verdict != verdict && !(known.reject && event.packet.truncated) {
+            if event.verdict != verdict && !(known.reject && cut.has(event)) {
                 why.push(format!("verdict {verdict:?}, not {:?}", event.verdict));
             }
             (
@@ -309,6 +328,7 @@ mod tests {
             number,
             reject: false,
             engine: Engine::Nftables,
+            needs_header: false,
         };
         [
             (place(By::Handle(4)), known(1)),
@@ -345,7 +365,7 @@ mod tests {
     }
 
     fn grades(truths: &[Truth], events: &[DropEvent]) -> Vec<Grade> {
-        let answers = compare(truths, events, &rules());
+        let answers = compare(truths, events, &rules(), &Cut::default());
         answers.iter().map(|a| a.grade).collect()
     }
 

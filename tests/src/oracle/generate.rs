@@ -76,7 +76,7 @@ pub fn case(random: &mut Random, kind: Kind, name: String, packets: usize) -> Ca
         if let Some(loader) = loader {
             add(
                 loader,
-                xt_rules::ruleset(random, v6, scope, kind.has_legacy() && !v6),
+                xt_rules::ruleset(random, v6, scope, kind.has_legacy()),
             );
         }
     }

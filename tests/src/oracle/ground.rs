@@ -15,6 +15,7 @@ use crate::fwtrace::Fwtrace;
 use crate::net::{Net, Place};
 use crate::oracle::case::{Case, Loader, Sent, Step};
 use crate::oracle::compare::{Answer, Known, Rules, compare};
+use crate::oracle::cut::Cut;
 use crate::oracle::legacy::Legacy;
 use crate::oracle::packet::{acknowledge, proto};
 use crate::oracle::send::Sender;
@@ -41,7 +42,7 @@ add chain inet oracle_ct out { type filter hook output priority -190; }
 add rule inet oracle_ct out ct state new ct mark set 0x20
 ";
 /// New legacy tables are taken in after so many drops at the latest, so far apart.
-const PRIMES: usize = 60;
+const PRIMES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How fwtrace is run for its evaluator's answers, and for the trace's: of every packet.
 const EVALUATOR: &[&str] = &["--evidence", "evaluator"];
@@ -159,11 +160,12 @@ impl Ground {
             outcome.refused += self.load(step)?;
         }
         if case.has_legacy() {
-            outcome.primed = self.prime()?;
+            outcome.primed = self.prime(case)?;
         }
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);
         outcome.sent = case.packets.len();
+        let cut = Cut::of(&case.packets);
         let tally = match self.watch {
             Watch::LegacyTraced => Some(self.tally()?.0),
             _ => None,
@@ -183,15 +185,17 @@ impl Ground {
             let (after, drops, events) = self.tally()?;
             said.passive.extend(events);
             let drops = [batch.drops, drops].concat();
-            let (named, others): (Vec<_>, Vec<_>) =
-                said.passive.into_iter().partition(tally::is_named);
-            outcome.answers = compare(&drops, &others, &rules);
+            let (named, others): (Vec<_>, Vec<_>) = said
+                .passive
+                .into_iter()
+                .partition(|event| tally::must_have_counted(event, &rules, &cut));
+            outcome.answers = compare(&drops, &others, &rules, &cut);
             let legacy = self.legacy.as_ref().context("no legacy tables")?;
             outcome.answers.extend(after.grade(&tally, legacy, &named));
             return Ok(outcome);
         }
         for events in [Some(said.passive), said.evaluator, said.traced] {
-            let answers = events.map(|events| compare(&batch.drops, &events, &rules));
+            let answers = events.map(|events| compare(&batch.drops, &events, &rules, &cut));
             outcome.answers.extend(answers.unwrap_or_default());
         }
         Ok(outcome)
@@ -302,24 +306,40 @@ impl Ground {
         self.sentinels
     }
 
-    /// Drops packets until fwtrace names the legacy rule that does it: it takes in tables when
-    /// they drop. How many it took.
-    fn prime(&mut self) -> Result<usize> {
-        for count in 1..=PRIMES {
-            self.probe(xt_rules::PRIMER, 7);
-            let (_, said) = self.settle()?;
-            let mut runs = [Some(said.passive), said.evaluator].into_iter().flatten();
-            if runs.all(|events| events.iter().any(tally::is_named)) {
-                return Ok(count);
+    /// Drops packets until fwtrace names the legacy rule that does it, of each family: it takes in
+    /// tables when they drop. How many it took.
+    fn prime(&mut self, case: &Case) -> Result<usize> {
+        let mut sent = 0;
+        for (v6, primer) in [false, true].into_iter().zip(xt_rules::PRIMERS) {
+            let rule = xt_rules::priming(v6);
+            if !case.steps.iter().any(|step| step.text.contains(&rule)) {
+                continue;
             }
-            std::thread::sleep(PAUSE);
+            let primes = |event: &DropEvent| {
+                let src = event.packet.src.map(|src| src.to_string());
+                src.as_deref() == Some(primer) && tally::is_named(event)
+            };
+            let mut known = false;
+            for _ in 0..PRIMES {
+                sent += 1;
+                self.probe(primer, 7);
+                let (_, said) = self.settle()?;
+                let mut runs = [Some(said.passive), said.evaluator].into_iter().flatten();
+                known = runs.all(|events| events.iter().any(primes));
+                if known {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            ensure!(known, "fwtrace does not take in the legacy tables");
         }
-        Ok(PRIMES)
+        Ok(sent)
     }
 
     /// Sends a datagram from A to R.
     fn probe(&self, src: &str, sport: u16) {
-        let mut spec = aim::plain(&mut Random::new(0), aim::Hook::Input, false);
+        let v6 = src.contains(':');
+        let mut spec = aim::plain(&mut Random::new(0), aim::Hook::Input, v6);
         spec.from = Place::A;
         spec.src = src.parse().unwrap_or(spec.src);
         spec.proto = proto::UDP;
@@ -513,6 +533,7 @@ fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
                     number: 0,
                     reject: false,
                     engine,
+                    needs_header: false,
                 },
             );
             for (index, rule) in chain.rules.iter().enumerate() {
@@ -521,12 +542,13 @@ fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
                     number,
                     reject: rule.is_reject(),
                     engine,
+                    needs_header: false,
                 };
                 rules.insert(place(By::Handle(rule.handle)), known);
             }
         }
     }
-    for (place, number, reject) in legacy.map(Legacy::droppers).unwrap_or_default() {
+    for (place, number, rule) in legacy.map(Legacy::all).unwrap_or_default() {
         let by = if number == 0 {
             By::Policy
         } else {
@@ -534,8 +556,9 @@ fn known(ruleset: &Ruleset, legacy: Option<&Legacy>, case: &Case) -> Rules {
         };
         let known = Known {
             number,
-            reject,
+            reject: rule.rejects,
             engine: Engine::IptablesLegacy,
+            needs_header: rule.needs_header,
         };
         rules.insert((place.0.to_owned(), place.1, place.2, by), known);
     }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 #[derive(Clone, Debug, Default)]
 struct Chain {
     policy_drops: bool,
-    /// What each rule does.
-    rules: Vec<Target>,
+    /// What each rule does, and whether it looks at the transport header.
+    rules: Vec<(Target, bool)>,
 }
 
 /// What a rule does with what it matches.
@@ -18,8 +18,19 @@ enum Target {
     Other,
 }
 
+/// What a rule or policy is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// It drops what it matches; not said of policies.
+    pub drops: bool,
+    /// And answers.
+    pub rejects: bool,
+    /// It looks at the transport header.
+    pub needs_header: bool,
+}
+
 /// Family, table and chain.
-type Place = (&'static str, String, String);
+pub type Place = (&'static str, String, String);
 
 /// The legacy tables of a namespace.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +66,9 @@ impl Legacy {
                     _ => Target::Other,
                 };
                 let key = (family, table.clone(), (*chain).to_owned());
-                self.chains.entry(key).or_default().rules.push(target);
+                let needs_header = words.contains(&"-p") || words.contains(&"-m");
+                let rule = (target, needs_header);
+                self.chains.entry(key).or_default().rules.push(rule);
             }
         }
     }
@@ -77,7 +90,7 @@ impl Legacy {
         let target = self
             .chain(family, table, chain)
             .and_then(|c| c.rules.get(index));
-        target.is_some_and(|target| *target != Target::Other)
+        target.is_some_and(|target| target.0 != Target::Other)
     }
 
     /// Whether the policy drops.
@@ -86,15 +99,18 @@ impl Legacy {
             .is_some_and(|c| c.policy_drops)
     }
 
-    /// All that can drop: where, its number (0: the policy), whether it rejects.
-    pub fn droppers(&self) -> Vec<(Place, u32, bool)> {
+    /// All rules and policies: where, its number (0: the policy), what it does.
+    pub fn all(&self) -> Vec<(Place, u32, Rule)> {
         let mut all = Vec::new();
         for (place, chain) in &self.chains {
-            all.push((place.clone(), 0, false));
-            for (number, target) in (1..).zip(&chain.rules) {
-                if *target != Target::Other {
-                    all.push((place.clone(), number, *target == Target::Reject));
-                }
+            all.push((place.clone(), 0, Rule::default()));
+            for (number, (target, needs_header)) in (1..).zip(&chain.rules) {
+                let rule = Rule {
+                    drops: *target != Target::Other,
+                    rejects: *target == Target::Reject,
+                    needs_header: *needs_header,
+                };
+                all.push((place.clone(), number, rule));
             }
         }
         all

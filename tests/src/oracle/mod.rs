@@ -8,6 +8,7 @@
 //! | [`ground`] | the namespaces a case is run in, with fwtrace watching |
 //! | [`truth`] | the kernel's own word: nftrace and legacy TRACE lines |
 //! | [`tally`] | its word where TRACE lines go to fwtrace: counters |
+//! | [`cut`] | packets that a match may drop by itself, which no trace tells |
 //! | [`compare`] | its word against fwtrace's |
 //! | [`shrink`] | the smallest case that still shows what a case shows |
 //! | [`report`] | the table, and the cases that are kept |
@@ -15,6 +16,7 @@
 pub mod aim;
 pub mod case;
 pub mod compare;
+pub mod cut;
 pub mod flow;
 pub mod generate;
 pub mod ground;

@@ -6,7 +6,8 @@ use anyhow::Result;
 use fwtrace::event::{DropEvent, Engine};
 
 use crate::netns::Netns;
-use crate::oracle::compare::{Answer, Grade, is_hotdrop};
+use crate::oracle::compare::{Answer, Grade, Rules, is_hotdrop};
+use crate::oracle::cut::Cut;
 use crate::oracle::legacy::Legacy;
 
 /// Family, table, chain, and the rule's number; 0 is the policy.
@@ -73,9 +74,10 @@ impl Tally {
                 event: event.cloned(),
             });
         };
-        for (at, number, _) in legacy.droppers() {
+        for (at, number, rule) in legacy.all() {
             let place = (at.0.to_owned(), at.1, at.2.clone(), number);
-            if number == 0 && !legacy.policy_drops(at.0, &place.1, &at.2) {
+            let policy = number == 0 && legacy.policy_drops(at.0, &place.1, &at.2);
+            if !policy && !rule.drops {
                 continue;
             }
             let count = |tally: &Self| tally.0.get(&place).copied().unwrap_or(0);
@@ -129,8 +131,13 @@ fn place(event: &DropEvent) -> Place {
     })
 }
 
-/// Whether a legacy rule or policy is named that must have counted.
+/// Whether a legacy rule or policy is named.
 pub fn is_named(event: &DropEvent) -> bool {
     let named = event.rule.is_some() || event.policy.is_some();
-    event.engine == Engine::IptablesLegacy && named && !is_hotdrop(event)
+    event.engine == Engine::IptablesLegacy && named
+}
+
+/// Whether a legacy rule or policy is named that must have counted.
+pub fn must_have_counted(event: &DropEvent, rules: &Rules, cut: &Cut) -> bool {
+    is_named(event) && !is_hotdrop(event, rules, cut)
 }

@@ -70,22 +70,38 @@ struct Table<'a> {
     scope: Scope,
 }
 
-/// Drops what has the source of [`PRIMER`], before everything else.
-const PRIMING: &str = "-A PREROUTING -s 10.1.0.8/32 -j DROP\n";
-/// Source of packets that make fwtrace take in the tables of a new legacy ruleset.
-pub const PRIMER: &str = "10.1.0.8";
+/// Sources of packets that make fwtrace take in the tables of a new legacy ruleset, IPv4 and IPv6.
+pub const PRIMERS: [&str; 2] = ["10.1.0.8", "fd01::8"];
+
+/// The rule that drops such packets, before everything else.
+pub fn priming(v6: bool) -> String {
+    let length = if v6 { 128 } else { 32 };
+    let primer = PRIMERS[usize::from(v6)];
+    format!("-A PREROUTING -s {primer}/{length} -j DROP")
+}
 
 /// All tables of a family; those that are not used are empty. With `primed`, packets from
-/// [`PRIMER`] are dropped first thing.
+/// [`PRIMERS`] are dropped first thing.
+///
+/// That is a rule of the table that is loaded last: who knows it can know the others.
 pub fn ruleset(random: &mut Random, v6: bool, scope: Scope, primed: bool) -> Generated {
     let mut all = Generated::default();
+    let mut last = String::new();
     for (name, hooks) in TABLES {
-        let primer = if primed && name == "raw" { PRIMING } else { "" };
+        let primer = match primed && name == "raw" {
+            true => priming(v6) + "\n",
+            false => String::new(),
+        };
+        let text = if name == "raw" {
+            &mut last
+        } else {
+            &mut all.text
+        };
         let weight = if name == "filter" { 95 } else { 25 };
         if !random.percent(weight) {
             let chains: Vec<&str> = hooks.iter().map(|(chain, _)| *chain).collect();
             let rules = format!("{primer}COMMIT");
-            all.text += &empty(name, &chains).replace("COMMIT", &rules);
+            *text += &empty(name, &chains).replace("COMMIT", &rules);
             continue;
         }
         let mut table = Table {
@@ -104,7 +120,7 @@ pub fn ruleset(random: &mut Random, v6: bool, scope: Scope, primed: bool) -> Gen
         }
         // Writing to a string does not fail.
         let _ = write!(
-            all.text,
+            text,
             "*{name}\n{}{primer}{}COMMIT\n",
             table.chains, table.rules
         );
@@ -121,6 +137,7 @@ pub fn ruleset(random: &mut Random, v6: bool, scope: Scope, primed: bool) -> Gen
         );
     }
     all.text += "COMMIT\n";
+    all.text += &last;
     all
 }
 
