@@ -65,3 +65,26 @@ fn path_walk_and_nearest_miss_are_told() -> Result<()> {
     ensure!(event["evidence"]["confidence"] == "computed", "{event}");
     end_well(fwtrace)
 }
+
+/// Kernels differ in what is outside a set with a catch-all element; fwtrace asks the one that runs.
+#[test]
+fn outside_a_set_of_everything_is_what_the_kernel_says() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(
+        &net.r,
+        "table inet t { set s { type inet_service; elements = { * }\n}
+         chain in { type filter hook input priority 0
+         udp dport 3973 udp dport != @s counter drop comment \"outside\"
+         udp dport 3973 counter drop comment \"inside\"\n}\n}",
+    )?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "evaluator"])?;
+    udp(&net, A, R, false, (4973, 3973));
+    let event = fwtrace.drop_to_port(3973)?.json;
+    let listed = nft::list(&net.r)?;
+    let hit = listed.rules.iter().find(|rule| rule.packets == Some(1));
+    let hit = hit.and_then(|rule| rule.comment.as_deref());
+    ensure!(hit.is_some(), "scenario: {listed:?}");
+    ensure!(event["rule"]["comment"].as_str() == hit, "{hit:?}: {event}");
+    ensure!(event["evidence"]["confidence"] == "computed", "{event}");
+    end_well(fwtrace)
+}

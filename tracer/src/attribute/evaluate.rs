@@ -110,14 +110,16 @@ struct Stamp {
 #[derive(Debug)]
 pub(super) struct Evaluator {
     depth: Depth,
+    inverts_last: Option<bool>,
     /// By [`Place::epoch`], the newest first.
     compiled: HashMap<u64, VecDeque<Compiled>>,
 }
 
 impl Evaluator {
-    pub(super) fn new(depth: Depth) -> Self {
+    pub(super) fn new(depth: Depth, inverts_last: Option<bool>) -> Self {
         Self {
             depth,
+            inverts_last,
             compiled: HashMap::new(),
         }
     }
@@ -151,7 +153,7 @@ impl Evaluator {
             (Some(at), _) => at,
             (None, Some(stamp)) => {
                 known.truncate(KEPT - 1);
-                known.push_front(Compiled::new(stamp, place));
+                known.push_front(Compiled::new(stamp, place, self.inverts_last));
                 0
             }
             (None, None) => return None,
@@ -211,7 +213,7 @@ struct Compiled {
 }
 
 impl Compiled {
-    fn new(stamp: Stamp, place: &Place<'_>) -> Self {
+    fn new(stamp: Stamp, place: &Place<'_>, inverts_last: Option<bool>) -> Self {
         let nft = place
             .rulesets
             .as_deref()
@@ -224,7 +226,7 @@ impl Compiled {
         let now = Instant::now();
         let rulesets = place.rulesets.as_deref();
         let age = rulesets.map(Snapshots::age).unwrap_or_default();
-        let program = Program::aged(nft.as_deref(), &legacy, age);
+        let program = Program::aged(nft.as_deref(), &legacy, age).inverting_last(inverts_last);
         Self {
             stamp,
             until: program.lasts().map(|lasts| now + lasts),

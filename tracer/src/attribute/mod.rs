@@ -67,13 +67,15 @@ pub struct Attributor {
 
 impl Attributor {
     /// `netfilter_drop` is the kernel's number of SKB_DROP_REASON_NETFILTER_DROP; `ladder`: the best evidence
-    /// to use; `depth`: how much to tell beside the rule.
+    /// to use; `depth`: how much to tell beside the rule; `inverts_last`: see
+    /// [`Program::inverting_last`](crate::eval::program::Program::inverting_last).
     pub fn new(
         reasons: Reasons,
         locations: Locations,
         netfilter_drop: u32,
         ladder: Ladder,
         depth: Depth,
+        inverts_last: Option<bool>,
     ) -> Self {
         Self {
             reasons,
@@ -82,7 +84,7 @@ impl Attributor {
             locations,
             rules: RuleCache::default(),
             legacy: LegacyRules::default(),
-            evaluator: Evaluator::new(depth),
+            evaluator: Evaluator::new(depth, inverts_last),
             ladder,
             netfilter_drop,
         }

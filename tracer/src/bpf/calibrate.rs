@@ -22,6 +22,7 @@ use super::{
     slots::{Expected, Unlearnt, kinds, learn},
 };
 use crate::{
+    kernel::inversion::inverts_last,
     netlink::{
         nft_write::{BaseChain, Batch, Key, Reject, Rule, WriteError},
         rtnl,
@@ -82,6 +83,7 @@ struct Scene {
 /// The calibration program's ring.
 pub struct Calibrator {
     ring: RingBuf<MapData>,
+    inverts_last: Option<bool>,
 }
 
 impl Calibrator {
@@ -92,7 +94,15 @@ impl Calibrator {
     pub fn new(programs: &mut Programs) -> Result<Self, BpfError> {
         programs.attach("anchor")?;
         let ring = programs.take_ring("CALIBRATION_RING")?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            inverts_last: None,
+        })
+    }
+
+    /// What [`inverts_last`] says, once calibrated.
+    pub fn inverts_last(&self) -> Option<bool> {
+        self.inverts_last
     }
 
     /// Calibrates. Attaches `calibrate` and leaves it attached: detach it once another program is.
@@ -104,7 +114,7 @@ impl Calibrator {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("calibrate".into())
-                .spawn_scoped(scope, || in_own_netns(programs, &mut self.ring))
+                .spawn_scoped(scope, || in_own_netns(programs, self))
                 .map_err(io_error("thread"))?
                 .join()
                 .map_err(|_| CalibrationError::Panicked)?
@@ -118,12 +128,18 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> CalibrationError {
 
 fn in_own_netns(
     programs: &mut Programs,
-    ring: &mut RingBuf<MapData>,
+    calibrator: &mut Calibrator,
 ) -> Result<Vec<Site>, CalibrationError> {
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| io_error("cannot make a network namespace")(e.into()))?;
     programs.set_calibration_netns(NetNs::current()?.inode())?;
     rtnl::Rtnl::open()?.up("lo")?;
+    if calibrator.inverts_last.is_none() {
+        match inverts_last() {
+            Ok(last) => calibrator.inverts_last = Some(last),
+            Err(error) => log::info!("calibration: inverted lookups: {error}"),
+        }
+    }
     let (batch, scenes) = ruleset();
     let handles = batch.commit()?;
     let handle = |rule: usize| handles.get(rule).copied().unwrap_or_default();
@@ -134,7 +150,7 @@ fn in_own_netns(
             base: scene.base.map(handle),
         };
         send(scene.port, mark).map_err(io_error("sending"))?;
-        samples.push((expected, receive(ring, mark)));
+        samples.push((expected, receive(&mut calibrator.ring, mark)));
     }
     programs.set_calibration_netns(0)?;
     learn(&samples).map_err(|reason| CalibrationError::Unlearnt {

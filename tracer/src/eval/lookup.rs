@@ -53,12 +53,16 @@ impl Program {
             Found::Nothing => (None, set.growing.clone()),
         };
         if invert {
-            // Every key is found where there is a catch-all element: "netfilter: nft_lookup: fix catchall element handling with inverted
-            // lookups" (July 2026, and in stable kernels since, v6.18.44 among them). Kernels without it look for that element after the
-            // inversion: there every packet matches.
-            let all = set.catch_all().is_some_and(|entry| entry.doubt.is_none());
+            if let Some(entry) = set.catch_all() {
+                return match (self.inverts_last, &entry.doubt) {
+                    (None, _) => Did::Unknown(Reason::missing(
+                        "kernels differ in whether any packet is outside a set with a catch-all element",
+                    )),
+                    (_, Some(reason)) => Did::Unknown(reason.clone()),
+                    (Some(last), None) => Did::hold(!last),
+                };
+            }
             return match (&found, doubt) {
-                _ if all => Did::Miss,
                 (_, Some(reason)) => Did::Unknown(reason),
                 (Found::Nothing, None) => Did::On,
                 (_, None) => Did::Miss,

@@ -164,6 +164,7 @@ pub struct Program {
     /// How many rules there are.
     pub(super) rules: u64,
     lasts: Option<Duration>,
+    pub(super) inverts_last: Option<bool>,
 }
 
 impl Program {
@@ -204,6 +205,15 @@ impl Program {
         }
         program.hooks = hooks;
         program
+    }
+
+    /// Says what the kernel makes of `!= @set` where the set has a catch-all element; until then that is not known. `true`: it looks for
+    /// that element before the inversion, and no packet is outside the set. `false`: behind it, and every packet is, as in kernels without
+    /// "netfilter: nft_lookup: fix catchall element handling with inverted lookups" (July 2026; v6.18.44 has it).
+    #[must_use]
+    pub fn inverting_last(mut self, inverts_last: Option<bool>) -> Self {
+        self.inverts_last = inverts_last;
+        self
     }
 
     /// How long it holds from its making on: an element of a set that it takes to be there expires then. `None`: none does.

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod caps;
 pub mod hooks;
+pub mod inversion;
 pub mod layout;
 pub mod reasons;
 pub mod symbols;

@@ -31,7 +31,7 @@ use super::{
     attr::{AttrError, Attrs, Writer},
     socket::{Protocol, Socket, SocketError, acknowledgement, flags, message},
 };
-use crate::ruleset::model::{Family, Table, Verdict};
+use crate::ruleset::model::{self, Family, Table, Verdict};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -275,6 +275,11 @@ impl Batch {
         self.set(name, key, 0, &elements)
     }
 
+    /// `add set NAME { type KEY; elements = { * } }`: with a catch-all element (Linux 5.13).
+    pub fn add_set_of_everything(&mut self, name: &str, key: Key) -> SetRef {
+        self.set(name, key, 0, &[(&[], None)])
+    }
+
     /// `add map NAME { type KEY : verdict; elements = { ... } }`.
     pub fn add_verdict_map(
         &mut self,
@@ -349,9 +354,13 @@ impl Batch {
                     w.str(1, &table).str(2, name).be32(4, id).nest(3, |w| {
                         for (key, verdict) in elements {
                             w.nest(1, |w| {
-                                w.nest(1, |w| {
-                                    w.bytes(1, key);
-                                });
+                                if key.is_empty() {
+                                    w.be32(3, model::Element::CATCHALL);
+                                } else {
+                                    w.nest(1, |w| {
+                                        w.bytes(1, key);
+                                    });
+                                }
                                 if let Some(verdict) = verdict {
                                     w.nest(2, |w| encode::verdict(w, verdict));
                                 }
@@ -495,6 +504,7 @@ impl Batch {
 }
 
 /// A set element: the raw key, and the verdict in a verdict map.
+/// Key (none: the catch-all element), and the verdict of a map's.
 type Element<'a> = (&'a [u8], Option<&'a Verdict>);
 
 /// The handle in the kernel's echo of a new rule.

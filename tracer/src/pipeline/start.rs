@@ -269,6 +269,7 @@ pub(super) fn start(
         netfilter_drop,
         plan.evidence,
         depth(plan),
+        calibrator.inverts_last(),
     );
     let mut tracer = Tracer {
         programs,

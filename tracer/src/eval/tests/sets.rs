@@ -36,7 +36,22 @@ fn nothing_is_outside_a_set_with_a_catch_all_element() {
     let with_key = vec![element(&[0, 53], 0), catch_all()];
     let without = vec![element(&[0, 54], 0), catch_all()];
     for elements in [with_key, without] {
-        assert_eq!(fates(set(0, elements.clone()), true), [Fate::Accept]);
+        let on = |invert, inverts_last| {
+            let rules = vec![vec![dport(), lookup(invert), verdict(0)]];
+            let sets = vec![set(0, elements.clone())];
+            let rules = ruleset(vec![table(vec![chain("in", Some((1, 0, 1)), rules)], sets)]);
+            let program = Program::new(Some(&rules), &[]).inverting_last(inverts_last);
+            program.evaluate(&packet(), &World::default())
+        };
+        for (inverts_last, fate) in [(true, Fate::Accept), (false, Fate::Drop)] {
+            let outcome = on(true, Some(inverts_last));
+            let fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
+            assert_eq!(fates, [fate]);
+        }
+        // Not known: either.
+        let fates_of = |outcome: Outcome| outcome.ends.iter().map(|end| end.fate).collect();
+        let either: Vec<Fate> = fates_of(on(true, None));
+        assert_eq!(either, [Fate::Drop, Fate::Accept]);
         assert_eq!(fates(set(0, elements), false), [Fate::Drop]);
     }
 }

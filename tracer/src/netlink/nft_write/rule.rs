@@ -16,6 +16,7 @@ const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_CT_STATE: u32 = 0;
+const NFT_LOOKUP_F_INV: u32 = 1;
 /// Longest comment that nft accepts, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN`).
 const COMMENT_MAX: usize = 128;
 /// Size of an interface name's register content (`IFNAMSIZ`).
@@ -164,12 +165,16 @@ impl Rule {
         })
     }
 
-    fn lookup(mut self, set: &SetRef, dreg: Option<u32>) -> Self {
+    fn lookup(self, set: &SetRef, dreg: Option<u32>) -> Self {
+        self.lookup_with(set, dreg, 0)
+    }
+
+    fn lookup_with(mut self, set: &SetRef, dreg: Option<u32>, flags: u32) -> Self {
         let lookup = Expr::Lookup {
             set: set.name.clone(),
             sreg: REG_1,
             dreg,
-            flags: 0,
+            flags,
         };
         self.exprs.push((lookup, set.id));
         self
@@ -331,6 +336,12 @@ impl Rule {
     /// `tcp dport vmap @MAP` or `tcp dport vmap { ... }`
     pub fn tcp_dport_vmap(self, map: &SetRef) -> Self {
         self.load_dport(IPPROTO_TCP).lookup(map, Some(REG_VERDICT))
+    }
+
+    /// `udp dport != @SET`
+    pub fn udp_dport_not_in(self, set: &SetRef) -> Self {
+        self.load_dport(IPPROTO_UDP)
+            .lookup_with(set, None, NFT_LOOKUP_F_INV)
     }
 
     /// `udp dport vmap @MAP` or `udp dport vmap { ... }`
