@@ -30,6 +30,8 @@ pub const VERSION: u32 = 1;
 pub enum Event {
     /// A packet was dropped or rejected.
     Drop(Box<DropEvent>),
+    /// A rule logged a packet over NFLOG that was not dropped, or of which that is not known.
+    Log(Box<DropEvent>),
     /// Drops happened that could not be shown.
     Lost(Lost),
     /// A ruleset was replaced or edited.
@@ -91,13 +93,14 @@ impl Event {
     }
 }
 
-/// A packet was dropped or rejected.
+/// A packet was dropped or rejected; or logged, see [`Event::Log`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropEvent {
     /// When, wall clock.
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
-    /// Dropped silently or with an answer.
+    /// Dropped silently or with an answer. Of logged packets: `accept` by the hook that logged it, or not known.
+    #[serde(with = "verdict")]
     pub verdict: Verdict,
     /// Where.
     pub netns: NetnsRef,
@@ -156,6 +159,38 @@ pub enum Verdict {
     Drop,
     /// Dropped, and the sender was told.
     Reject,
+    /// The hook let it pass; what later hooks did is not known.
+    Accept,
+    /// Not known: `null`.
+    Unknown,
+}
+
+impl Verdict {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+            Self::Accept => "accept",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// [`Verdict`], `null` where it is not known.
+mod verdict {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Verdict;
+
+    pub(super) fn serialize<S: Serializer>(v: &Verdict, s: S) -> Result<S::Ok, S::Error> {
+        let known = (*v != Verdict::Unknown).then_some(v);
+        known.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Verdict, D::Error> {
+        Ok(Option::deserialize(d)?.unwrap_or(Verdict::Unknown))
+    }
 }
 
 /// What dropped the packet.

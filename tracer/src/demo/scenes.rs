@@ -100,10 +100,7 @@ impl Scene {
 
 impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Drop => "drop",
-            Verdict::Reject => "reject",
-        };
+        let verdict = self.verdict.as_str();
         match self.number {
             Some(number) => write!(f, "{verdict} by {} rule {number}", self.chain),
             None => write!(f, "{verdict} by the policy of {}", self.chain),

@@ -109,6 +109,27 @@ fn policy_drop_has_a_null_rule_and_a_policy() {
     );
 }
 
+fn logged(verdict: Verdict) -> DropEvent {
+    DropEvent {
+        verdict,
+        rule: None,
+        ..drop_event()
+    }
+}
+
+#[test]
+fn what_became_of_a_logged_packet_can_be_unknown() {
+    let text = |verdict| json(&Event::Log(Box::new(logged(verdict))));
+    let accepted = text(Verdict::Accept);
+    assert!(
+        accepted.starts_with(r#"{"v":1,"type":"log","#),
+        "{accepted}"
+    );
+    assert!(accepted.contains(r#","verdict":"accept","#), "{accepted}");
+    let unknown = text(Verdict::Unknown);
+    assert!(unknown.contains(r#","verdict":null,"#), "{unknown}");
+}
+
 #[test]
 fn every_event_survives_the_round_trip() {
     let time = "2026-11-22T14:03:41.000000001Z".parse().unwrap();
@@ -128,6 +149,8 @@ fn every_event_survives_the_round_trip() {
     let events = [
         Event::Drop(Box::new(drop_event())),
         Event::Drop(Box::new(ambiguous)),
+        Event::Log(Box::new(logged(Verdict::Accept))),
+        Event::Log(Box::new(logged(Verdict::Unknown))),
         Event::Lost(Lost {
             time,
             source: "ring".into(),

@@ -113,7 +113,7 @@ impl<W: Write, T: Write> Sink<W, T> {
         match self.format {
             Format::Json => event.write_json(&mut self.out)?,
             Format::Text => {
-                if let Event::Drop(drop) = event {
+                if let Event::Drop(drop) | Event::Log(drop) = event {
                     self.text.write(drop, &mut self.out)?;
                 }
             }
@@ -123,7 +123,7 @@ impl<W: Write, T: Write> Sink<W, T> {
             Some(_) => {}
             None => self.waiting = Some(Instant::now()),
         }
-        if !matches!(event, Event::Drop(_)) {
+        if !matches!(event, Event::Drop(_) | Event::Log(_)) {
             // In order with what went before.
             self.flush()?;
             let _ = self.tell(event);
@@ -165,7 +165,7 @@ impl<W: Write, T: Write> Sink<W, T> {
             // Whoever prints an error at the end of the run prints it; this is for the others.
             Event::Error(error) => return writeln!(self.talk, "fwtrace: {}", error.message),
             _ if self.quiet => {}
-            Event::Drop(_) => {}
+            Event::Drop(_) | Event::Log(_) => {}
             Event::Lost(lost) if &*lost.source == Lost::TRACE => writeln!(
                 self.talk,
                 "fwtrace: {} messages of the kernel's trace were lost; their drops are shown without it",

@@ -58,6 +58,7 @@ impl Text {
         let (word, color) = match drop.verdict {
             Verdict::Drop => ("DROP", AnsiColor::Red),
             Verdict::Reject => ("REJECT", AnsiColor::Yellow),
+            Verdict::Accept | Verdict::Unknown => ("LOG", AnsiColor::Cyan),
         };
         let style = if self.color {
             Style::new().fg_color(Some(color.into()))
