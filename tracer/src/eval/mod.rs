@@ -11,6 +11,7 @@
 //! | [`read`] | the one way from rules to data: loads lazily, notes what was read, keeps what rules wrote |
 //! | [`program`] | rulesets compiled once per generation; [`program::Program`] is the entry |
 //! | [`outcome`] | the ends that a walk can have |
+//! | [`logged`] | the way of a packet from the rule that logged it on |
 //! | [`walk`], [`miss`] | the explanation: phases, steps, the nearest miss |
 //! | [`cache`] | outcomes kept by the fields that were really read |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
@@ -27,6 +28,7 @@ mod hash;
 mod headers;
 pub mod legacy;
 mod load;
+pub mod logged;
 mod lookup;
 pub mod miss;
 mod order;

@@ -47,6 +47,11 @@ impl HookKey {
             (pf, hook) => Self { pf, hook },
         }
     }
+
+    /// The family.
+    pub(super) fn pf(self) -> u8 {
+        self.pf
+    }
 }
 
 /// What a chain is to its hook.
@@ -241,6 +246,14 @@ impl Program {
             .get(rule + 1)
             .map_or(chain.end, |code| code.start);
         start as usize..end as usize
+    }
+
+    /// The first of these steps that comes from behind the expression of this index.
+    pub(super) fn behind(&self, steps: std::ops::Range<usize>, expr: u16) -> usize {
+        let end = steps.end;
+        let mut steps = steps;
+        let is_behind = |step: &usize| self.exprs.get(*step).is_none_or(|from| *from > expr);
+        steps.find(is_behind).unwrap_or(end)
     }
 
     fn table(

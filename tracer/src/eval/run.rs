@@ -10,6 +10,7 @@ use super::{
     field::{Field, Reason, Value},
     headers::{ETH_IPV4, ETH_IPV6},
     load::meta_key,
+    logged::{Logging, Start, Translation},
     outcome::{ChainId, Decision, End, Fate, Outcome},
     packet::{Moment, Packet},
     program::{Base, Chain, Hook, HookKey, Program},
@@ -49,6 +50,8 @@ pub(super) struct State {
     pub(super) assumed: Vec<Reason>,
     pub(super) way: Way,
     pub(super) trail: Trail,
+    /// The rule at `at` has just logged the packet: it goes on behind its expression of this index.
+    pub(super) logged: Option<u16>,
 }
 
 impl State {
@@ -95,56 +98,52 @@ pub(super) fn walk(
         ..Hook::default()
     };
     let hook = program.hooks.get(&HookKey::of(packet)).unwrap_or(&empty);
-    let mut walker = Walker {
-        program,
-        packet,
-        hook,
-        outcome: Outcome::default(),
-        trails: Vec::new(),
-        todo: VecDeque::new(),
-        visited: HashSet::new(),
-        ended: HashMap::new(),
-        rules: 0,
-        max_rules: MIN_RULES + MAX_ROUNDS * program.rules,
-        states: 0,
-        volatile: match packet.moment {
-            Moment::Drop => hook.writes,
-            Moment::Entry => 0,
-        },
-    };
-    for order in 0..hook.orders.len() {
-        walker.todo.push_back(State {
-            entering: true,
-            order,
-            base: 0,
-            at: Place { chain: 0, rule: 0 },
-            stack: Vec::new(),
-            writes: Vec::new(),
-            assumed: match order {
-                0 => Vec::new(),
-                _ => vec![Reason::missing(
-                    "the order of chains with the same priority is not known",
-                )],
-            },
-            way: Way::default(),
-            trail: Trail::new(trails),
-        });
-    }
-    while let Some(state) = walker.todo.pop_front() {
-        if walker.outcome.incomplete.is_some() {
-            break;
-        }
-        walker.states += 1;
-        if walker.states > MAX_STATES {
-            walker.give_up(TOO_MANY);
-            break;
-        }
-        walker.follow(state, reader);
-    }
-    if hook.unordered && walker.outcome.incomplete.is_none() {
-        walker.give_up("the order of chains with the same priority is not known");
-    }
+    let mut walker = Walker::new(program, packet, hook);
+    walker.begin(trails);
+    walker.run(reader);
     (walker.outcome, walker.trails)
+}
+
+/// The outcome of a walk to where the packet is logged, or from there.
+pub(super) fn walk_logged(
+    program: &Program,
+    packet: &Packet<'_>,
+    reader: &mut Reader<'_>,
+    logging: Logging,
+    translation: Translation,
+) -> (Outcome, Logging) {
+    let empty = Hook::default();
+    let hook = program.hooks.get(&HookKey::of(packet)).unwrap_or(&empty);
+    let mut walker = Walker::new(program, packet, hook);
+    walker.translation = translation;
+    match &logging {
+        Logging::To(..) => walker.begin(false),
+        Logging::From(point, starts) => {
+            let states = starts.iter().map(|start| State {
+                entering: false,
+                order: start.order,
+                base: start.base,
+                at: Place {
+                    chain: point.chain,
+                    rule: point.rule,
+                },
+                stack: start.stack.clone(),
+                writes: Vec::new(),
+                assumed: Vec::new(),
+                way: Way {
+                    bound: start.bound,
+                    ..Way::default()
+                },
+                trail: Trail::new(false),
+                logged: Some(point.expr),
+            });
+            walker.todo.extend(states);
+        }
+    }
+    let mut logging = logging;
+    walker.logging = Some(&mut logging);
+    walker.run(reader);
+    (walker.outcome, logging)
 }
 
 pub(super) struct Walker<'a> {
@@ -160,6 +159,8 @@ pub(super) struct Walker<'a> {
     pub(super) max_rules: u64,
     pub(super) states: usize,
     pub(super) volatile: Kinds,
+    logging: Option<&'a mut Logging>,
+    translation: Translation,
 }
 
 /// What tells states apart from which the same ends follow.
@@ -183,6 +184,70 @@ pub(super) enum Next {
     Done,
 }
 
+impl<'a> Walker<'a> {
+    fn new(program: &'a Program, packet: &'a Packet<'a>, hook: &'a Hook) -> Self {
+        Self {
+            program,
+            packet,
+            hook,
+            outcome: Outcome::default(),
+            trails: Vec::new(),
+            todo: VecDeque::new(),
+            visited: HashSet::new(),
+            ended: HashMap::new(),
+            rules: 0,
+            max_rules: MIN_RULES + MAX_ROUNDS * program.rules,
+            states: 0,
+            volatile: match packet.moment {
+                Moment::Drop => hook.writes,
+                Moment::Entry => 0,
+            },
+            logging: None,
+            translation: Translation::default(),
+        }
+    }
+
+    /// The packet stands before the hook.
+    fn begin(&mut self, trails: bool) {
+        for order in 0..self.hook.orders.len() {
+            self.todo.push_back(State {
+                entering: true,
+                order,
+                base: 0,
+                at: Place { chain: 0, rule: 0 },
+                stack: Vec::new(),
+                writes: Vec::new(),
+                assumed: match order {
+                    0 => Vec::new(),
+                    _ => vec![Reason::missing(
+                        "the order of chains with the same priority is not known",
+                    )],
+                },
+                way: Way::default(),
+                trail: Trail::new(trails),
+                logged: None,
+            });
+        }
+    }
+
+    fn run(&mut self, reader: &mut Reader<'_>) {
+        while let Some(state) = self.todo.pop_front() {
+            if self.outcome.incomplete.is_some() {
+                break;
+            }
+            self.states += 1;
+            if self.states > MAX_STATES {
+                self.give_up(TOO_MANY);
+                break;
+            }
+            self.follow(state, reader);
+        }
+        if self.hook.unordered && self.outcome.incomplete.is_none() {
+            self.give_up("the order of chains with the same priority is not known");
+        }
+    }
+}
+
 impl Walker<'_> {
     pub(super) fn give_up(&mut self, text: &'static str) {
         self.outcome.incomplete = Some(Reason::missing(text));
@@ -194,14 +259,14 @@ impl Walker<'_> {
             Next::Base
         } else {
             if let Some(base) = self.base(&state) {
-                let phase = phase(base, reader);
+                let phase = self.phase(base, reader);
                 reader.enter(phase);
             }
             Next::Rule
         };
         reader.set_writes(std::mem::take(&mut state.writes));
         reader.set_open(state.way.open);
-        if !state.entering && !self.is_new(&state, reader) {
+        if !state.entering && state.logged.is_none() && !self.is_new(&state, reader) {
             return;
         }
         loop {
@@ -233,8 +298,12 @@ impl Walker<'_> {
             self.end(state, reader, Decision::Passed, None, Fate::Accept);
             return Next::Done;
         };
-        let phase = phase(base, reader);
+        let phase = self.phase(base, reader);
         reader.enter(phase);
+        // Since the packet was logged, the hook may have given it other addresses.
+        if self.translation.unknown_after && !base.before_nat && base.nat.is_none() {
+            reader.translate();
+        }
         let walked = match self.is_walked(base, state, reader) {
             Ok(walked) => walked,
             Err(reason) => {
@@ -352,13 +421,74 @@ impl Walker<'_> {
             state.at.rule += 1;
             registers.clear();
             let mut pending = None;
-            let steps = program.steps(chain, index);
+            let mut steps = program.steps(chain, index);
+            match state.logged.take() {
+                Some(expr) => {
+                    // What comes before the log has held, and what it wrote is in the packet.
+                    let split = program.behind(steps.clone(), expr);
+                    self.steps(state, reader, &mut registers, &mut None, steps.start..split);
+                    reader.set_writes(Vec::new());
+                    steps.start = split;
+                }
+                None => self.reach(state, reader, index, steps.clone()),
+            }
             let ended = self.steps(state, reader, &mut registers, &mut pending, steps);
             if let Some(next) = self.after(state, reader, index, ended, pending) {
                 return next;
             }
         }
         Next::Done
+    }
+
+    /// Notes the state if this is the rule that logs the packet, and it can come to log it.
+    fn reach(
+        &mut self,
+        state: &State,
+        reader: &mut Reader<'_>,
+        index: usize,
+        steps: std::ops::Range<usize>,
+    ) {
+        let (order, hook) = (state.order, self.hook);
+        let base = hook.orders.get(order).and_then(|o| o.get(state.base));
+        let point = match &self.logging {
+            Some(Logging::To(point, _)) => *point,
+            _ => return,
+        };
+        let here = (point.chain, point.rule as usize) == (state.at.chain, index);
+        if !here || base != Some(&point.base) {
+            return;
+        }
+        let writes = reader.writes().to_vec();
+        let mut state = state.clone();
+        let before = steps.start..self.program.behind(steps, point.expr);
+        let mut registers = Registers::new();
+        let ended = self.steps(&mut state, reader, &mut registers, &mut None, before);
+        let comes =
+            !matches!(ended, Ended::Missed | Ended::Impossible) && self.is_written(&state, reader);
+        reader.set_writes(writes);
+        if comes && let Some(Logging::To(_, starts)) = self.logging.as_deref_mut() {
+            let start = Start {
+                order: state.order,
+                base: state.base,
+                stack: state.stack,
+                bound: state.way.bound,
+            };
+            if !starts.contains(&start) {
+                starts.push(start);
+            }
+        }
+    }
+
+    /// What is special about a base chain for what its rules read of this packet.
+    fn phase(&self, base: &Base, reader: &mut Reader<'_>) -> Phase {
+        if !self.translation.before {
+            return phase(base, reader);
+        }
+        Phase {
+            early: base.early,
+            with_tracking: base.with_tracking,
+            before_nat: false,
+        }
     }
 
     /// How many rules from this one on miss by a comparison with a field that was read before: most do, and this is the quick way to
@@ -433,12 +563,8 @@ impl Walker<'_> {
         base: Option<ChainId>,
         fate: Fate,
     ) {
-        // What was taken to be written later must have been.
-        for bit in 0..Kinds::BITS {
-            let kind = 1 << bit;
-            if state.way.open & kind != 0 && !Self::is_consistent(reader, kind) {
-                return;
-            }
+        if !self.is_written(state, reader) {
+            return;
         }
         if let Some(&known) = self.ended.get(&(decision, fate)) {
             if let Some(end) = self.outcome.ends.get_mut(known)
@@ -463,6 +589,13 @@ impl Walker<'_> {
             assumed: dedup(&state.assumed),
         });
         self.trails.push(state.trail.events().to_vec());
+    }
+
+    /// Whether what was taken to be written later has been.
+    fn is_written(&self, state: &State, reader: &mut Reader<'_>) -> bool {
+        (0..Kinds::BITS)
+            .map(|bit| 1 << bit)
+            .all(|kind| state.way.open & kind == 0 || Self::is_consistent(reader, kind))
     }
 
     /// Whether the last value that was written of this kind can be the one that the packet shows.

@@ -2,6 +2,7 @@
 
 mod any;
 mod expressions;
+mod logged;
 mod sets;
 
 use super::{

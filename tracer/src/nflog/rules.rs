@@ -11,7 +11,10 @@ use std::{
 
 use crate::{
     attribute::{legacy, rules},
-    eval::outcome::{ChainId, RuleId, TableId},
+    eval::{
+        logged::LogPoint,
+        outcome::{ChainId, RuleId, TableId},
+    },
     event::{Engine, RuleRef},
     ruleset::{
         expr::{Data, Expr},
@@ -35,8 +38,8 @@ const IPV6: u8 = 10;
 pub struct LogRule {
     /// What runs it.
     pub engine: Engine,
-    /// Its place in the rulesets: indexes into the tables that [`LogRules::new`] was given.
-    pub id: RuleId,
+    /// Its place in the rulesets (indexes into the tables that [`LogRules::new`] was given), and what of it logs.
+    pub point: LogPoint,
     /// As events name it. `base_chain` is `None` where several base chains of the hook lead to it.
     pub rule: Arc<RuleRef>,
 }
@@ -211,7 +214,7 @@ impl LogRules {
         let mut found = Vec::new();
         for (chain, rules) in chains.iter().map(rules).enumerate() {
             for (rule, parts) in rules.iter().map(&logs).enumerate() {
-                for part in parts {
+                for (expr, part) in (0..).zip(parts) {
                     let Some(part) = part else {
                         self.incomplete = true;
                         continue;
@@ -219,6 +222,7 @@ impl LogRules {
                     found.extend(part.map(|(group, prefix)| Logging {
                         chain,
                         rule,
+                        expr,
                         group,
                         prefix: prefix.into(),
                     }));
@@ -247,11 +251,15 @@ impl LogRules {
             },
             rule: number(logging.rule),
         };
+        let expr = match table {
+            TableId::Nft(_) => logging.expr,
+            TableId::Legacy(_) => LogPoint::TARGET,
+        };
         // A rule may log twice to the same group.
-        if rules.iter().all(|known| known.id != id) {
+        if rules.iter().all(|known| known.point.rule != id) {
             rules.push(LogRule {
                 engine,
-                id,
+                point: LogPoint { rule: id, expr },
                 rule: Arc::new(rule),
             });
         }
@@ -262,6 +270,8 @@ impl LogRules {
 struct Logging {
     chain: usize,
     rule: usize,
+    /// Which part of it.
+    expr: u16,
     group: u16,
     prefix: Arc<str>,
 }

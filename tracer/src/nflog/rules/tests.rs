@@ -140,10 +140,19 @@ fn rules_are_found_by_all_that_a_logged_packet_shows() {
         panic!("one rule");
     };
     assert_eq!(
-        (one.id.chain.table, one.id.chain.chain),
+        (one.point.rule.chain.table, one.point.rule.chain.chain),
         (TableId::Nft(0), 2)
     );
-    assert_eq!((one.id.rule, one.rule.handle), (0, Some(11)));
+    assert_eq!(
+        (one.point, one.rule.handle),
+        (
+            LogPoint {
+                expr: 0,
+                ..one.point
+            },
+            Some(11)
+        )
+    );
 }
 
 #[test]
