@@ -24,6 +24,7 @@
 //! | [`packet`] | captured bytes -> packet summary |
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
+//! | [`pcapng`] | drops and their packets to files that Wireshark reads, and back |
 //! | [`netns`] | network namespaces: find, name, enter |
 //! | [`nflog`] | logged packets, and the rules that log them |
 //! | [`pipeline`] | the live run: sources, attribution, output, shutdown |
@@ -43,6 +44,7 @@ pub mod netns;
 pub mod nflog;
 pub mod output;
 pub mod packet;
+pub mod pcapng;
 pub mod pipeline;
 pub mod ruleset;
 pub mod trace;

@@ -3,6 +3,7 @@
 //! Rulesets are loaded by nft, packets are real, and what nft lists afterwards (handles, numbers,
 //! counters, texts) is what an event is compared with.
 
+mod capture;
 mod commands;
 mod conntrack;
 mod engines;

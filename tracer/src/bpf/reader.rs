@@ -33,6 +33,8 @@ pub struct RawDrop {
     pub record: Record,
     /// The captured packet, from its link-layer header if `FLAG_L2`.
     pub packet: Bytes,
+    /// Length of the whole packet from the start of `packet` on, bytes; `None`: not said.
+    pub len: Option<u32>,
     /// Words of the kernel stack above the tracepoint's arguments, if asked for.
     pub stack: Vec<u64>,
 }
@@ -58,6 +60,7 @@ pub fn decode(entry: &Bytes) -> Option<RawDrop> {
     Some(RawDrop {
         record,
         packet,
+        len: None,
         stack,
     })
 }

@@ -1,10 +1,12 @@
 //! The flags, as clap sees them.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use super::capture::CaptureArgs;
 use super::plan::{Demo, Features, Filter, Ladder, Live, Plan, Reasons, Rules, Watch};
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side};
@@ -131,6 +133,8 @@ struct LiveArgs {
     )]
     reason: Vec<String>,
 
+    #[command(flatten)]
+    capture: CaptureArgs,
     #[command(flatten)]
     netns: NetnsArgs,
     /// Have the kernel tell the way through the rules of up to RATE matching packets a second (0: of all) [default: 20]. Adds a table
@@ -294,12 +298,16 @@ impl LiveArgs {
                 "--trace and --hook ingress contradict each other: packets are traced from prerouting and output on, and ingress comes before; leave one out",
             ));
         }
+        let asked = if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        };
+        let snaplen = self.capture.snaplen();
+        let is_terminal = std::io::stdout().is_terminal();
+        let (write, format) = self.capture.plan(asked, self.quiet, is_terminal)?;
         let output = Options {
-            format: if self.json {
-                Format::Json
-            } else {
-                Format::Text
-            },
+            format,
             color: match self.color {
                 Color::Auto => anstream::ColorChoice::Auto,
                 Color::Always => anstream::ColorChoice::Always,
@@ -319,6 +327,8 @@ impl LiveArgs {
             ready_file: self.ready_file,
             evidence: self.evidence,
             trace: self.trace,
+            snaplen,
+            write,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Command line -> a validated plan. Nothing else sees raw flags.
 
 mod args;
+mod capture;
 mod plan;
 mod services;
 mod settings;

@@ -10,6 +10,7 @@ use crate::event::{Candidate, DropEvent, Engine, Family, Hook};
 use crate::netns::{self, NetNs};
 use crate::output::Options;
 use crate::packet::Proto;
+use crate::pcapng;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub struct Live {
     pub evidence: Ladder,
     /// Have the kernel trace up to so many packets a second, 0: all; `None`: none, and nothing is changed.
     pub trace: Option<u32>,
+    /// Bytes of each packet that the kernel hands over at the most, if it matters.
+    pub snaplen: Option<u32>,
+    /// Keep a record of what is shown, with the packets.
+    pub write: Option<pcapng::Plan>,
 }
 
 /// From which rung of the ladder of evidence on.

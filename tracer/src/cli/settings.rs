@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use fwtrace_abi::{
     IFACES, IFNAMSIZ, PORTS, PREFIXES, PortRange, Prefix, REASONS, SIDE_ANY, SIDE_DST, SIDE_SRC,
-    Settings,
+    SNAP_MAX, Settings,
 };
 
 use super::plan::{Filter, Live, Reasons, Side, Watch};
@@ -23,6 +23,12 @@ impl Live {
         settings: &mut Settings,
         reason: impl Fn(&str) -> Result<u32, E>,
     ) -> Result<(), Error> {
+        let asked = match (&self.write, self.snaplen) {
+            (Some(plan), _) => plan.snaplen,
+            (None, asked) => asked.unwrap_or(0),
+        };
+        // The headers are looked at, however little is kept.
+        settings.snaplen = asked.clamp(settings.snaplen, SNAP_MAX as u32);
         settings.all_netns = u32::from(matches!(self.watch, Watch::All));
         self.filter.apply(settings, reason)
     }

@@ -161,6 +161,8 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
         ready_file: None,
         evidence: Ladder::Best,
         trace: None,
+        snaplen: None,
+        write: None,
     }
 }
 

@@ -68,6 +68,20 @@ pub struct Summary {
     pub other: BTreeMap<Arc<str>, u64>,
     /// Shown drops by what did them, most first.
     pub rules: Vec<RuleCount>,
+    /// With `-w`: what was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+}
+
+/// What the files of a run hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// As `-w` named it.
+    pub file: Arc<str>,
+    /// Packets in it, or in all files of the run.
+    pub packets: u64,
+    /// Shown drops whose packet could not be written.
+    pub missing: u64,
 }
 
 /// How many drops a rule, a policy or an engine did.

@@ -166,6 +166,7 @@ fn every_event_survives_the_round_trip() {
             }),
         }),
         Event::Summary(Summary {
+            written: None,
             time,
             seen: 6,
             shown: 2,

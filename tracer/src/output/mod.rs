@@ -1,5 +1,6 @@
 //! Sinks: text, JSON lines, the summary. stdout is data, stderr is talk.
 
+mod comment;
 pub mod listing;
 mod summary;
 mod text;
@@ -15,6 +16,7 @@ use anstream::{AutoStream, ColorChoice};
 use jiff::tz::TimeZone;
 
 use crate::event::{Event, Lost, RulesetChange};
+pub use comment::comment;
 pub use summary::Tally;
 
 /// The drop reason of netfilter, whoever in it.
@@ -48,6 +50,8 @@ pub enum Format {
     Text,
     /// One object a line.
     Json,
+    /// Nothing: stdout is not wanted, or holds a capture.
+    Nothing,
 }
 
 /// Where events go: data to `out`, talk to `talk`.
@@ -112,6 +116,7 @@ impl<W: Write, T: Write> Sink<W, T> {
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
         match self.format {
             Format::Json => event.write_json(&mut self.out)?,
+            Format::Nothing => {}
             Format::Text => {
                 if let Event::Drop(drop) | Event::Log(drop) = event {
                     self.text.write(drop, &mut self.out)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::FIREWALL;
 use super::text::{Clean, Netns, PolicyName, RuleName};
-use crate::event::{DropEvent, Engine, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary};
+use crate::event::{DropEvent, Engine, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary, Written};
 
 /// Rules that the summary names.
 const TOP: usize = 10;
@@ -95,6 +95,9 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
         write!(out, ", {aggregated} aggregated")?;
     }
     writeln!(out, ", {lost} lost")?;
+    if let Some(written) = &summary.written {
+        write_written(written, out)?;
+    }
 
     let digits = summary
         .rules
@@ -122,6 +125,21 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
         writeln!(out, "  and {more} more")?;
     }
     write_other(summary, out)
+}
+
+/// What the files hold.
+fn write_written(written: &Written, out: &mut impl Write) -> io::Result<()> {
+    let Written {
+        file,
+        packets,
+        missing,
+    } = written;
+    let noun = if *packets == 1 { "packet" } else { "packets" };
+    write!(out, "{packets} {noun} written to {}", Clean(file))?;
+    match missing {
+        0 => writeln!(out),
+        _ => writeln!(out, ", {missing} not written"),
+    }
 }
 
 /// What matched all but the reason.

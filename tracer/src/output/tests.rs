@@ -292,6 +292,7 @@ fn summary() -> Summary {
     tally.add(&drop_event());
     tally.add(&drop_event());
     Summary {
+        written: None,
         time: drop_event().time,
         seen: 20,
         shown: tally.shown(),

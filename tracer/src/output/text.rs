@@ -142,7 +142,7 @@ impl Text {
     }
 }
 
-fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
+pub(super) fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
     if let Some(rule) = &drop.rule {
         write!(line, "by {}", RuleName(rule))?;
     } else if let Some(policy) = &drop.policy {

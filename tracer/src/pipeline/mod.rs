@@ -32,8 +32,9 @@ use crate::{
     attribute::Attributor,
     bpf::{load::BpfError, reader::RawDrop},
     cli::{Live, Watch},
-    event::{DropEvent, Event, Lost, Summary},
-    output::{Sink, Tally},
+    event::{DropEvent, ErrorEvent, Event, Lost, Summary},
+    output::{Format, Sink, Tally},
+    pcapng::{Recorder, WriteError},
     trace::{join::Found, tell::Told},
     xtables::legacy::lock::Lock,
 };
@@ -60,6 +61,9 @@ pub enum RunError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The capture file.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// All watched namespaces are gone.
     #[error("{0}")]
     Vanished(String),
@@ -118,6 +122,9 @@ async fn live(
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
         sink,
+        recorder: plan.write.map(Recorder::open).transpose()?,
+        // The file keeps more than that.
+        trims: plan.output.format == Format::Json && plan.output.verbosity == 0,
         on_event,
         tally: Tally::default(),
         attributor,
@@ -175,7 +182,7 @@ async fn live(
             result = Err(error);
             break;
         }
-        if run.left == Some(0) || vanished.is_some() {
+        if run.left == Some(0) || vanished.is_some() || run.is_recorded() {
             break;
         }
         if tracer.is_legacy_due() {
@@ -201,9 +208,16 @@ async fn live(
     if result.is_ok() {
         result = run.finish(&tracer);
     }
+    // However it ended: the file is to be whole.
+    let recorded = run.recorder.take().map_or(Ok(()), Recorder::finish);
     match result {
-        Err(RunError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Ok(()) => vanished.map_or(Ok(()), |names| Err(RunError::Vanished(names))),
+        Err(RunError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(recorded?)
+        }
+        Ok(()) => {
+            recorded?;
+            vanished.map_or(Ok(()), |names| Err(RunError::Vanished(names)))
+        }
         other => other,
     }
 }
@@ -231,6 +245,10 @@ fn create(path: &Path) -> Result<(), RunError> {
 /// A run under way.
 struct Run<'a> {
     sink: Sink,
+    /// With `-w`.
+    recorder: Option<Recorder>,
+    /// Events are recorded with their walk, and shown without.
+    trims: bool,
     on_event: &'a mut dyn FnMut(&Event),
     tally: Tally,
     attributor: Attributor,
@@ -273,9 +291,10 @@ impl Run<'_> {
             }
             self.tally.add(&event);
             self.left = self.left.map(|left| left - 1);
-            self.emit(&Event::Drop(Box::new(event)))?;
+            self.show(event, raw)?;
         }
         if last {
+            self.record(Recorder::flush)?;
             self.sink.flush().map_err(io_error("stdout"))?;
         }
         Ok(())
@@ -343,16 +362,54 @@ impl Run<'_> {
         None
     }
 
+    /// Records and shows a drop.
+    fn show(&mut self, drop: DropEvent, raw: &RawDrop) -> Result<(), RunError> {
+        let mut event = Event::Drop(Box::new(drop));
+        if self.recorder.is_some() {
+            self.record(|recorder| recorder.drop(&event, raw))?;
+            if let (Event::Drop(drop), true) = (&mut event, self.trims) {
+                drop.walk = None;
+            }
+        }
+        self.sink.event(&event).map_err(io_error("stdout"))?;
+        (self.on_event)(&event);
+        Ok(())
+    }
+
+    /// Records and tells what is no drop.
     fn emit(&mut self, event: &Event) -> Result<(), RunError> {
         // Who asks for COUNT drops gets COUNT objects.
-        let written = match event {
-            Event::Drop(_) => self.sink.event(event),
-            _ if self.left.is_some() => self.sink.aside(event),
-            _ => self.sink.event(event),
+        let aside = self.left.is_some();
+        self.record(|recorder| recorder.event(event, aside))?;
+        let told = match aside {
+            true => self.sink.aside(event),
+            false => self.sink.event(event),
         };
-        written.map_err(io_error("stdout"))?;
+        told.map_err(io_error("stdout"))?;
         (self.on_event)(event);
         Ok(())
+    }
+
+    /// Does something to the record, if one is kept. If that fails, it is said once, and the run goes on without.
+    fn record(
+        &mut self,
+        write: impl FnOnce(&mut Recorder) -> io::Result<()>,
+    ) -> Result<(), RunError> {
+        let Some(recorder) = &mut self.recorder else {
+            return Ok(());
+        };
+        write(recorder).map_err(io_error("-w"))?;
+        let Some(message) = recorder.failure() else {
+            return Ok(());
+        };
+        let time = Timestamp::now();
+        let event = Event::Error(ErrorEvent { time, message });
+        self.sink.aside(&event).map_err(io_error("stdout"))
+    }
+
+    /// Whether as many files are there as were asked for.
+    fn is_recorded(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::is_over)
     }
 
     /// Tells of losses since the last time.
@@ -368,6 +425,7 @@ impl Run<'_> {
             }))?;
         }
         self.report_lost_traces()?;
+        self.record(|recorder| recorder.tick(lost))?;
         self.sink.flush().map_err(io_error("stdout"))
     }
 
@@ -396,6 +454,11 @@ impl Run<'_> {
         for (reason, count) in tracer.reason_counts()? {
             *other.entry(self.attributor.reason(reason)).or_insert(0) += count;
         }
+        let mut written = None;
+        self.record(|recorder| {
+            written = Some(recorder.account(lost)?);
+            Ok(())
+        })?;
         let summary = Summary {
             time: Timestamp::now(),
             seen: counters.seen + tracer.missed()?,
@@ -405,6 +468,7 @@ impl Run<'_> {
             lost,
             other,
             rules: self.tally.rules(),
+            written,
         };
         self.emit(&Event::Summary(summary))
     }

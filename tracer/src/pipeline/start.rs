@@ -298,13 +298,18 @@ fn counts(kernel: &Kernel, settings: &Settings) -> bool {
     needed.into_iter().all(|feature| kernel.has(feature)) && settings.hook_slow[0] != 0
 }
 
-/// What the output shows beside the rule.
+/// What the output shows, and the file keeps, beside the rule.
 fn depth(plan: &Live) -> Depth {
-    match (plan.output.verbosity, plan.output.format) {
-        (0, Format::Text) => Depth::Rule,
+    let shown = match (plan.output.verbosity, plan.output.format) {
+        (0, Format::Text | Format::Nothing) => Depth::Rule,
         (0, Format::Json) => Depth::Path,
         (1, _) => Depth::Walk,
         _ => Depth::All,
+    };
+    // Whoever reads the file may ask for -v.
+    match plan.write {
+        Some(_) => shown.max(Depth::Walk),
+        None => shown,
     }
 }
 

@@ -1,0 +1,46 @@
+//! Drops as pcapng, which tcpdump and Wireshark read, and back.
+//!
+//! ```text
+//! RawDrop -> frame -+
+//! Event ------------+-> write (blocks) -> file (whole blocks, zstd) <- record (rotation, what failed)
+//! a file -> read (blocks, their offsets) -> Item: an Event, or a packet without one
+//! ```
+//!
+//! The format is docs/pcapng.md. Nothing here knows of BPF, netlink or terminals.
+
+mod block;
+mod file;
+mod frame;
+mod record;
+mod write;
+
+pub use block::Section;
+pub use file::Compression;
+pub use frame::Frame;
+pub use record::{Plan, Recorder, Rotation, WriteError};
+pub use write::Writer;
+
+/// The enterprise number of fwtrace's options and blocks: the one that RFC 5612 sets aside for documentation. fwtrace has
+/// none of its own; what carries this number is fwtrace's only if it reads as such.
+pub const ENTERPRISE: u32 = 32473;
+
+/// Bytes of each packet in a file, if nothing else is asked for: tcpdump's default, more than any packet has.
+pub const SNAPLEN: u32 = 262_144;
+
+/// What a custom block's text begins with: an event of stdout.
+const EVENT: &str = "fwtrace-event ";
+/// Likewise: an event that was told on stderr only, because stdout was to hold a number of drops and nothing else.
+const ASIDE: &str = "fwtrace-aside ";
+
+/// What a packet's bytes begin with, by the numbers of <https://www.tcpdump.org/linktypes.html>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkType(pub u16);
+
+impl LinkType {
+    /// An Ethernet header.
+    pub const ETHERNET: Self = Self(1);
+    /// An IPv4 or IPv6 header.
+    pub const RAW: Self = Self(101);
+    /// Linux's cooked header: packet type, hardware type, address, EtherType.
+    pub const LINUX_SLL: Self = Self(113);
+}
