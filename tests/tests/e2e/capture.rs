@@ -19,6 +19,7 @@ const RULES: &str = "table inet t {
     chain sub { tcp dport 4000-4099 counter drop comment \"web\"
     }
     chain in { type filter hook input priority 0
+        ct state established accept
         tcp dport 4000-4099 jump sub
         udp dport 4100-4199 counter drop comment \"dns\"
     }
@@ -45,7 +46,8 @@ fn tshark(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     args.extend(fields.iter().flat_map(|field| ["-e", field]));
     args.push("-r");
     let listing = reader("tshark", &args, file)?;
-    let split = |line: &str| line.split('\t').map(str::to_owned).collect();
+    // It escapes quotes.
+    let split = |line: &str| line.split('\t').map(|f| f.replace("\\\"", "\"")).collect();
     Ok(listing.lines().map(split).collect())
 }
 
