@@ -32,6 +32,8 @@ pub enum Event {
     Drop(Box<DropEvent>),
     /// A rule logged a packet over NFLOG that was not dropped, or of which that is not known.
     Log(Box<DropEvent>),
+    /// A packet of a capture that does not say what became of it.
+    Packet(Box<PacketEvent>),
     /// Drops happened that could not be shown.
     Lost(Lost),
     /// A ruleset was replaced or edited.
@@ -149,6 +151,22 @@ pub struct DropEvent {
     pub process: Option<Process>,
     /// How many packets this event stands for.
     pub count: u64,
+}
+
+/// A packet of a capture that fwtrace did not write: nothing says that it was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketEvent {
+    /// When it was captured, wall clock.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// Not known: `null`.
+    pub verdict: Option<Verdict>,
+    /// Not known: `null`.
+    pub rule: Option<Arc<RuleRef>>,
+    /// Where it was captured; `null` if the capture does not say.
+    pub interface: Option<Arc<str>>,
+    /// The packet.
+    pub packet: Packet,
 }
 
 /// What became of the packet.

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     log_to_stderr(&plan);
     let json = match &plan {
         Plan::Live(live) => live.output.format == Format::Json,
+        Plan::Replay(replay) => replay.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
         Plan::Features(_) => false,
         Plan::Demo(demo) => demo.json,
@@ -47,6 +48,7 @@ fn run(plan: Plan) -> anyhow::Result<()> {
     match plan {
         Plan::Features(plan) => Ok(features::run(plan.json, &mut io::stdout().lock())?),
         Plan::Live(plan) => Ok(pipeline::run(*plan, || ())?),
+        Plan::Replay(plan) => Ok(pipeline::replay(&plan)?),
         Plan::Demo(plan) => demo::run(&plan).map_err(|err| match err {
             // Known to exit_code() by themselves.
             demo::Error::Permission(err) => err.into(),
@@ -59,14 +61,16 @@ fn run(plan: Plan) -> anyhow::Result<()> {
 
 /// What the library has to say beside its results: RUST_LOG, else as -q and -v ask.
 fn log_to_stderr(plan: &Plan) {
-    let level = match plan {
-        Plan::Live(live) => match (live.output.quiet, live.output.verbosity) {
-            (true, _) => log::LevelFilter::Error,
-            (false, 0 | 1) => log::LevelFilter::Warn,
-            (false, 2) => log::LevelFilter::Info,
-            (false, _) => log::LevelFilter::Debug,
-        },
-        _ => log::LevelFilter::Warn,
+    let output = match plan {
+        Plan::Live(live) => Some(&live.output),
+        Plan::Replay(replay) => Some(&replay.output),
+        _ => None,
+    };
+    let level = match output.map(|output| (output.quiet, output.verbosity)) {
+        Some((true, _)) => log::LevelFilter::Error,
+        Some((false, 0 | 1)) | None => log::LevelFilter::Warn,
+        Some((false, 2)) => log::LevelFilter::Info,
+        Some((false, _)) => log::LevelFilter::Debug,
     };
     env_logger::Builder::new()
         .filter_level(level)

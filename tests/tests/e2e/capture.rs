@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
-use e2e::fwtrace::Fwtrace;
+use e2e::fwtrace::{self, Fwtrace};
 use e2e::net::{Net, Place};
 use e2e::nft;
 
@@ -108,5 +108,10 @@ fn tshark_reads_the_right_comment_on_each_of_300_packets() -> Result<()> {
     for ((packet, _), drop) in expected.iter().zip(&end.drops) {
         ensure!(packet.is_of(&net, &drop.json), "{packet:?}: {}", drop.json);
     }
+    let again = fwtrace::run(None, &["--json", "-r", path])?;
+    ensure!(again.status.success(), "{again:?}");
+    let again = String::from_utf8(again.stdout)?;
+    let again: Vec<&str> = again.lines().collect();
+    ensure!(again == end.stdout, "{again:#?}\n\n{:#?}", end.stdout);
     Ok(())
 }

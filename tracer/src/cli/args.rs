@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::capture::CaptureArgs;
-use super::plan::{Demo, Features, Filter, Ladder, Live, Plan, Reasons, Rules, Watch};
+use super::plan::{Demo, Features, Filter, Ladder, Live, Plan, Reasons, Replay, Rules, Watch};
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side};
 use crate::demo::{self, scenes::Scene};
@@ -224,7 +224,7 @@ impl Args {
     /// Checks what only the machine can tell, and makes the plan.
     pub(super) fn plan(self) -> Result<Plan, Error> {
         match self.command {
-            None => Ok(Plan::Live(Box::new(self.live.plan()?))),
+            None => self.live.plan(),
             Some(Command::Rules(args)) => Ok(Plan::Rules(Rules {
                 watch: args.netns.watch()?,
                 tables: args.table,
@@ -254,8 +254,26 @@ fn scenes(name: Option<&str>) -> Result<Vec<&'static Scene>, Error> {
 }
 
 impl LiveArgs {
-    fn plan(self) -> Result<Live, Error> {
-        let watch = self.netns.watch()?;
+    fn plan(mut self) -> Result<Plan, Error> {
+        match self.capture.read() {
+            Some(path) => Ok(Plan::Replay(Box::new(self.replay(path)?))),
+            None => Ok(Plan::Live(Box::new(self.live()?))),
+        }
+    }
+
+    /// Interfaces are those of the capture, whatever this machine has.
+    fn replay(self, path: PathBuf) -> Result<Replay, Error> {
+        let filter = self.filter(self.iface.clone())?;
+        let asked = self.format();
+        Ok(Replay {
+            path,
+            filter: (filter != Filter::default()).then_some(filter),
+            count: self.count,
+            output: self.output(asked, false),
+        })
+    }
+
+    fn filter(&self, ifaces: Vec<String>) -> Result<Filter, Error> {
         let ports = [
             (&self.port, Side::Any),
             (&self.sport, Side::Src),
@@ -283,13 +301,19 @@ impl LiveArgs {
                 (_, true) => Some(6),
                 _ => None,
             },
-            ifaces: watch.interfaces(&self.iface)?,
-            hooks: self.hook.into_iter().map(Hook::from).collect(),
-            tables: self.table,
-            chains: self.chain,
+            ifaces,
+            hooks: self.hook.iter().copied().map(Hook::from).collect(),
+            tables: self.table.clone(),
+            chains: self.chain.clone(),
             reasons: Reasons::new(&self.reason),
         };
         filter.check()?;
+        Ok(filter)
+    }
+
+    fn live(self) -> Result<Live, Error> {
+        let watch = self.netns.watch()?;
+        let filter = self.filter(watch.interfaces(&self.iface)?)?;
         if self.trace.is_some()
             && !filter.hooks.is_empty()
             && filter.hooks.iter().all(|hook| *hook == Hook::Ingress)
@@ -298,26 +322,13 @@ impl LiveArgs {
                 "--trace and --hook ingress contradict each other: packets are traced from prerouting and output on, and ingress comes before; leave one out",
             ));
         }
-        let asked = if self.json {
-            Format::Json
-        } else {
-            Format::Text
-        };
         let snaplen = self.capture.snaplen();
         let is_terminal = std::io::stdout().is_terminal();
-        let (write, format) = self.capture.plan(asked, self.quiet, is_terminal)?;
-        let output = Options {
-            format,
-            color: match self.color {
-                Color::Auto => anstream::ColorChoice::Auto,
-                Color::Always => anstream::ColorChoice::Always,
-                Color::Never => anstream::ColorChoice::Never,
-            },
-            verbosity: self.verbose,
-            quiet: self.quiet,
-            numeric: self.numeric,
-            show_netns: watch.several(),
-        };
+        let mut output = self.output(self.format(), watch.several());
+        let (write, format) = self
+            .capture
+            .plan(output.format, output.quiet, is_terminal)?;
+        output.format = format;
         Ok(Live {
             filter,
             watch,
@@ -330,5 +341,28 @@ impl LiveArgs {
             snaplen,
             write,
         })
+    }
+
+    fn format(&self) -> Format {
+        if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        }
+    }
+
+    fn output(&self, format: Format, show_netns: bool) -> Options {
+        Options {
+            format,
+            color: match self.color {
+                Color::Auto => anstream::ColorChoice::Auto,
+                Color::Always => anstream::ColorChoice::Always,
+                Color::Never => anstream::ColorChoice::Never,
+            },
+            verbosity: self.verbose,
+            quiet: self.quiet,
+            numeric: self.numeric,
+            show_netns,
+        }
     }
 }

@@ -14,6 +14,9 @@ pub(super) struct CaptureArgs {
     /// Write each shown drop and its packet to FILE, as pcapng with the rule in the packet's comment; `-`: to stdout, instead of text
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Show what FILE holds instead of what happens now, with the same flags; `-`: stdin. Captures of other programs are shown without attribution
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["write", "snaplen", "netns", "all_netns", "trace", "duration"])]
+    read: Option<PathBuf>,
     /// Capture so many bytes of each packet; 0: all [default: with -w all, else the headers]
     #[arg(short, long, value_name = "BYTES", value_parser = snaplen)]
     snaplen: Option<u32>,
@@ -32,6 +35,11 @@ pub(super) struct CaptureArgs {
 }
 
 impl CaptureArgs {
+    /// The file to show.
+    pub(super) fn read(&mut self) -> Option<PathBuf> {
+        self.read.take()
+    }
+
     /// Bytes of each packet that were asked for.
     pub(super) fn snaplen(&self) -> Option<u32> {
         self.snaplen

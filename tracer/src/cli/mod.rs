@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod plan;
+mod select;
 mod services;
 mod settings;
 mod values;
@@ -12,7 +13,8 @@ use std::ffi::OsString;
 use clap::Parser;
 
 pub use plan::{
-    Demo, Features, Filter, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons, Rules, Side, Watch,
+    Demo, Features, Filter, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons, Replay, Rules,
+    Side, Watch,
 };
 pub use values::{Ports, Prefix, Table};
 

@@ -17,6 +17,8 @@ use crate::pcapng;
 pub enum Plan {
     /// Live attribution.
     Live(Box<Live>),
+    /// Show a capture.
+    Replay(Box<Replay>),
     /// Print the rulesets.
     Rules(Rules),
     /// Print what the machine allows.
@@ -48,6 +50,19 @@ pub struct Live {
     pub snaplen: Option<u32>,
     /// Keep a record of what is shown, with the packets.
     pub write: Option<pcapng::Plan>,
+}
+
+/// `-r`: show a capture.
+#[derive(Debug)]
+pub struct Replay {
+    /// The file; `-`: stdin.
+    pub path: PathBuf,
+    /// Which of its drops; `None`: all.
+    pub filter: Option<Filter>,
+    /// Stop after so many shown packets.
+    pub count: Option<u64>,
+    /// How they are shown.
+    pub output: Options,
 }
 
 /// From which rung of the ladder of evidence on.

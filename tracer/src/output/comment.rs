@@ -18,6 +18,7 @@ fn write(line: &mut String, drop: &DropEvent) -> fmt::Result {
     line.push_str(match drop.verdict {
         Verdict::Drop => "DROP ",
         Verdict::Reject => "REJECT ",
+        Verdict::Accept | Verdict::Unknown => "LOG ",
     });
     by(line, drop)?;
     if let Some(text) = drop.rule.as_ref().and_then(|rule| rule.text.as_ref()) {

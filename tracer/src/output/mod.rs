@@ -117,18 +117,18 @@ impl<W: Write, T: Write> Sink<W, T> {
         match self.format {
             Format::Json => event.write_json(&mut self.out)?,
             Format::Nothing => {}
-            Format::Text => {
-                if let Event::Drop(drop) | Event::Log(drop) = event {
-                    self.text.write(drop, &mut self.out)?;
-                }
-            }
+            Format::Text => match event {
+                Event::Drop(drop) | Event::Log(drop) => self.text.write(drop, &mut self.out)?,
+                Event::Packet(packet) => self.text.write_packet(packet, &mut self.out)?,
+                _ => {}
+            },
         }
         match self.waiting {
             Some(since) if since.elapsed() >= WAIT => self.flush()?,
             Some(_) => {}
             None => self.waiting = Some(Instant::now()),
         }
-        if !matches!(event, Event::Drop(_) | Event::Log(_)) {
+        if !matches!(event, Event::Drop(_) | Event::Log(_) | Event::Packet(_)) {
             // In order with what went before.
             self.flush()?;
             let _ = self.tell(event);
@@ -157,6 +157,12 @@ impl<W: Write, T: Write> Sink<W, T> {
         Ok(())
     }
 
+    /// Whether each line says where it happened: known only by and by where events come from a file.
+    pub fn show_netns(&mut self, show: bool) {
+        self.show_netns = show;
+        self.text.show_netns(show);
+    }
+
     /// Says a line to the user, unless -q.
     pub fn say(&mut self, line: &str) {
         if !self.quiet {
@@ -170,7 +176,7 @@ impl<W: Write, T: Write> Sink<W, T> {
             // Whoever prints an error at the end of the run prints it; this is for the others.
             Event::Error(error) => return writeln!(self.talk, "fwtrace: {}", error.message),
             _ if self.quiet => {}
-            Event::Drop(_) | Event::Log(_) => {}
+            Event::Drop(_) | Event::Log(_) | Event::Packet(_) => {}
             Event::Lost(lost) if &*lost.source == Lost::TRACE => writeln!(
                 self.talk,
                 "fwtrace: {} messages of the kernel's trace were lost; their drops are shown without it",

@@ -4,14 +4,14 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 
 use super::{Options, walk};
 use crate::event::{
-    Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PolicyRef, RuleRef,
-    Tuple, Verdict,
+    Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PacketEvent,
+    PolicyRef, RuleRef, Tuple, Verdict,
 };
-use crate::packet::Numeric;
+use crate::packet::{Numeric, Packet};
 
 /// Columns before the interfaces: the time and the verdict; continuation lines start there.
 const INDENT: usize = 20;
@@ -42,6 +42,25 @@ impl Text {
         }
     }
 
+    pub(super) fn show_netns(&mut self, show: bool) {
+        self.show_netns = show;
+    }
+
+    /// Writes a packet of which nobody knows what became of it.
+    pub(super) fn write_packet(
+        &mut self,
+        packet: &PacketEvent,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        self.line.clear();
+        // Writing into a String cannot fail.
+        let _ = self.time_and_word(packet.time, "PACKET", Style::new());
+        let start = self.line.len();
+        let _ = self.between(start, packet.interface.as_deref(), None, &packet.packet);
+        self.line.push_str("not attributed\n");
+        out.write_all(self.line.as_bytes())
+    }
+
     /// Writes `drop`, a line or more.
     pub(super) fn write(&mut self, drop: &DropEvent, out: &mut impl Write) -> io::Result<()> {
         self.line.clear();
@@ -54,7 +73,6 @@ impl Text {
 
     /// Time, verdict, interfaces, packet.
     fn head(&mut self, drop: &DropEvent) -> fmt::Result {
-        let time = self.zone.to_datetime(drop.time);
         let (word, color) = match drop.verdict {
             Verdict::Drop => ("DROP", AnsiColor::Red),
             Verdict::Reject => ("REJECT", AnsiColor::Yellow),
@@ -65,9 +83,23 @@ impl Text {
         } else {
             Style::new()
         };
-        let line = &mut self.line;
+        self.time_and_word(drop.time, word, style)?;
+        let start = self.line.len();
+        if self.show_netns {
+            write!(self.line, "{}: ", Netns(&drop.netns))?;
+        }
+        self.between(
+            start,
+            drop.iif.as_deref(),
+            drop.oif.as_deref(),
+            &drop.packet,
+        )
+    }
+
+    fn time_and_word(&mut self, time: Timestamp, word: &str, style: Style) -> fmt::Result {
+        let time = self.zone.to_datetime(time);
         write!(
-            line,
+            self.line,
             "{:02}:{:02}:{:02}.{:03} {style}{word}{style:#}{:pad$} ",
             time.hour(),
             time.minute(),
@@ -75,26 +107,32 @@ impl Text {
             time.millisecond(),
             "",
             pad = "REJECT".len() - word.len()
-        )?;
+        )
+    }
 
-        let start = line.len();
-        if self.show_netns {
-            write!(line, "{}: ", Netns(&drop.netns))?;
-        }
+    /// Interfaces and packet, in the columns from `start` on.
+    fn between(
+        &mut self,
+        start: usize,
+        iif: Option<&str>,
+        oif: Option<&str>,
+        packet: &Packet,
+    ) -> fmt::Result {
+        let line = &mut self.line;
         let ifaces = line.len();
-        if let Some(iif) = &drop.iif {
+        if let Some(iif) = iif {
             write!(line, "{}", Clean(iif))?;
         }
         line.push('>');
-        if let Some(oif) = &drop.oif {
+        if let Some(oif) = oif {
             write!(line, "{}", Clean(oif))?;
         }
         pad(line, ifaces, 7);
         line.push(' ');
         if self.numeric {
-            write!(line, "{}", Numeric(&drop.packet))?;
+            write!(line, "{}", Numeric(packet))?;
         } else {
-            write!(line, "{}", drop.packet)?;
+            write!(line, "{packet}")?;
         }
         pad(line, start, PACKET);
         line.push(' ');

@@ -40,6 +40,8 @@ pub struct Section {
     pub os: String,
     /// `shb_userappl`.
     pub application: String,
+    /// The run watches several namespaces.
+    pub several: bool,
 }
 
 /// An interface of a section.
@@ -135,6 +137,13 @@ impl<'a> Block<'a> {
         self.option(code, cut(value, VALUE_MAX).as_bytes());
     }
 
+    /// A custom option with our number, of at most [`CUSTOM_MAX`] bytes.
+    fn own_text(&mut self, text: &str) {
+        let mut value = super::ENTERPRISE.to_le_bytes().to_vec();
+        value.extend(text.as_bytes());
+        self.option(CUSTOM_TEXT, &value);
+    }
+
     fn end(mut self) {
         if self.options {
             // opt_endofopt
@@ -177,6 +186,9 @@ pub(super) fn section(bytes: &mut Vec<u8>, section: &Section) {
     block.text(2, &section.hardware);
     block.text(3, &section.os);
     block.text(4, &section.application);
+    if section.several {
+        block.own_text(super::SEVERAL);
+    }
     block.end();
 }
 
@@ -208,9 +220,7 @@ pub(super) fn packet(bytes: &mut Vec<u8>, packet: &Packet<'_>) {
     let mut rest = packet.json;
     while !rest.is_empty() {
         let piece = cut(rest, CUSTOM_MAX);
-        let mut value = super::ENTERPRISE.to_le_bytes().to_vec();
-        value.extend(piece.as_bytes());
-        block.option(CUSTOM_TEXT, &value);
+        block.own_text(piece);
         rest = rest.get(piece.len()..).unwrap_or_default();
     }
     block.end();

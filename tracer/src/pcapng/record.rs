@@ -109,14 +109,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Opens the first file.
+    /// Opens the first file; `several`: drops of several namespaces will come.
     ///
     /// # Errors
     /// It cannot be made, or its name is none.
-    pub fn open(plan: Plan) -> Result<Self, WriteError> {
+    pub fn open(plan: Plan, several: bool) -> Result<Self, WriteError> {
         let mut recorder = Self {
             plan,
-            section: this_machine(),
+            section: this_machine(several),
             zone: TimeZone::system(),
             writer: None,
             path: PathBuf::new(),
@@ -368,7 +368,7 @@ impl Recorder {
 }
 
 /// What the section header says.
-fn this_machine() -> Section {
+fn this_machine(several: bool) -> Section {
     let kernel = |name: &str| {
         let text = std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name));
         text.map_or_else(|_| "not known".to_owned(), |text| text.trim().to_owned())
@@ -377,5 +377,6 @@ fn this_machine() -> Section {
         hardware: format!("{}, host {}", std::env::consts::ARCH, kernel("hostname")),
         os: format!("{} {}", kernel("ostype"), kernel("osrelease")),
         application: format!("fwtrace {}", env!("CARGO_PKG_VERSION")),
+        several,
     }
 }

@@ -85,7 +85,7 @@ impl<W: Write> Writer<W> {
     /// What `out` reports.
     pub fn event(&mut self, event: &Event, frame: Option<&Frame<'_>>) -> io::Result<()> {
         match (event, frame) {
-            (Event::Drop(drop), Some(frame)) => self.packet(event, drop, frame),
+            (Event::Drop(drop) | Event::Log(drop), Some(frame)) => self.packet(event, drop, frame),
             _ => self.own(EVENT, event),
         }
     }

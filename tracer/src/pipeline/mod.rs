@@ -8,6 +8,7 @@
 
 mod legacy;
 mod namespaces;
+mod replay;
 mod start;
 mod trace;
 
@@ -22,11 +23,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub use self::start::{Kernel, StartError, kernel};
 use self::{
     namespaces::Namespaces,
     start::{Started, Tracer},
     trace::Tracing,
+};
+pub use self::{
+    replay::{ReplayError, replay},
+    start::{Kernel, StartError, kernel},
 };
 use crate::{
     attribute::Attributor,
@@ -122,7 +126,10 @@ async fn live(
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
         sink,
-        recorder: plan.write.map(Recorder::open).transpose()?,
+        recorder: match plan.write {
+            Some(write) => Some(Recorder::open(write, plan.output.show_netns)?),
+            None => None,
+        },
         // The file keeps more than that.
         trims: plan.output.format == Format::Json && plan.output.verbosity == 0,
         on_event,
