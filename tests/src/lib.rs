@@ -11,6 +11,7 @@
 //! | [`oracle`] | the differential harness: random firewalls, the kernel's trace against fwtrace |
 //! | [`system`] | what a run may leave behind: BPF programs, sysctls, processes |
 
+pub mod conntrack;
 pub mod expect;
 pub mod fwtrace;
 pub mod legacy;

@@ -8,13 +8,13 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
-    ABI_VERSION, ABSENT, CacheKey, Counters, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
+    ABI_VERSION, ABSENT, CacheKey, Counters, CtMoved, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
     FLAG_STACK, FLAG_VLAN, IFNAMSIZ, LEGACY_NONE, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record,
     SITE_NONE, SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
-    conntrack,
+    conntrack, ctstat,
     filter::{self, each},
     kernel::{copy, copy_words, field, offset, u32_at, u64_at},
     legacy, process, rule,
@@ -106,6 +106,11 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     counters.seen += 1;
 
     begin(&mut scratch.record);
+    if legacy::may_drop(settings, location, reason)
+        && legacy.as_ref().is_none_or(|work| !legacy::has_rule(work))
+    {
+        ctstat::look(scratch, net, netns);
+    }
     capture(scratch, settings.snaplen);
     let protocol = u16::from_be(skb!(scratch, skb_protocol, u16));
     if !filter::packet_matches(settings, scratch, protocol) {
@@ -275,6 +280,7 @@ fn begin(record: &mut Record) {
     record.rule.chain_handle = 0;
     record.rule.table_handle = 0;
     record.rule.base_chain_handle = 0;
+    record.ct_moved = CtMoved::default();
 }
 
 /// Copies the packet's linear part, from its link-layer header if it has one.

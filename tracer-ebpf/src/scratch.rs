@@ -44,6 +44,10 @@ pub struct Scratch {
     pub stack_pointer: u64,
     pub last_wakeup: u64,
     pub skipped: Skipped,
+    /// What per-CPU addresses are relative to here; 0: not known yet.
+    pub per_cpu_offset: u64,
+    /// For addresses that must become numbers.
+    pub spill: u64,
 }
 
 /// The last drop that may have interrupted `drops`: `anchor` writes it down, and `drops` strikes it out if it gets to see it.
@@ -63,7 +67,7 @@ pub struct Skipped {
 pub const STACK_SHIFT: u32 = 14;
 
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// This CPU's scratch memory.
 #[inline(always)]

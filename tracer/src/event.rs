@@ -15,8 +15,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::account::{ChangedBy, ErrorEvent, Lost, RuleCount, RulesetChange, Summary, Written};
-pub use self::conntrack::{Conntrack, CtState, Nat, Tuple};
+pub use self::account::{
+    ChangedBy, ConntrackCount, ErrorEvent, Lost, RuleCount, RulesetChange, Summary, Written,
+};
+pub use self::conntrack::{Conntrack, ConntrackCounters, Counted, CtState, Nat, Tuple};
 pub use self::evidence::{Candidate, Confidence, DecidedBy, Evidence, EvidenceSource};
 pub use self::walk::{NearestMiss, Phase, Step, StepResult};
 use crate::packet::Packet;

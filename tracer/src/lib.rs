@@ -21,6 +21,7 @@
 //! | [`eval`] | pure: ruleset + packet -> the walk, the verdict, the nearest miss |
 //! | [`attribute`] | drop record + ruleset -> attributed event |
 //! | [`trace`] | `--trace`: the kernel's own word on a packet's way, joined with its drop |
+//! | [`conntrack`] | the table of connections: how full it is, what it counts, single connections |
 //! | [`packet`] | captured bytes -> packet summary |
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
@@ -34,6 +35,7 @@ mod allowance;
 pub mod attribute;
 pub mod bpf;
 pub mod cli;
+pub mod conntrack;
 pub mod demo;
 pub mod eval;
 pub mod event;

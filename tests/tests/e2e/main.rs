@@ -6,6 +6,7 @@
 mod capture;
 mod commands;
 mod conntrack;
+mod conntrack_drops;
 mod engines;
 mod filters;
 mod interrupted;

@@ -10,12 +10,14 @@
 )]
 
 mod calibration;
+mod conntrack;
 mod layout;
 mod legacy;
 mod record;
 mod settings;
 
 pub use calibration::*;
+pub use conntrack::*;
 pub use layout::*;
 pub use legacy::*;
 pub use record::*;
@@ -39,6 +41,8 @@ pod!(
     Counters,
     Block,
     Count,
+    CtCounts,
+    CtKey,
     Search,
     TableRef,
     Tables,

@@ -1,6 +1,6 @@
 //! One drop, as the BPF program saw it.
 
-use crate::{IFNAMSIZ, LegacyEvidence};
+use crate::{CtMoved, IFNAMSIZ, LegacyEvidence};
 
 /// Version of the record; user space refuses any other.
 pub const ABI_VERSION: u32 = 2;
@@ -189,11 +189,15 @@ pub struct Record {
     pub rule: RuleEvidence,
     /// The rule of ip_tables or ip6_tables.
     pub legacy: LegacyEvidence,
+    /// What conntrack has counted on this processor since the last drop that was looked at.
+    pub ct_moved: CtMoved,
 }
 
 const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
-const _: () =
-    assert!(size_of::<Record>() == 264 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>());
+const _: () = assert!(
+    size_of::<Record>()
+        == 264 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>() + size_of::<CtMoved>()
+);
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, iif_name).is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, legacy).is_multiple_of(8));

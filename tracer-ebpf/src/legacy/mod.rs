@@ -184,10 +184,21 @@ pub fn legacy(ctx: BtfTracePointContext) -> i32 {
 /// Whether it is a drop that may be one of ip_tables.
 #[inline(always)]
 fn concerns(ctx: &BtfTracePointContext, settings: &Settings) -> bool {
-    let location = ctx.arg::<u64>(1);
+    may_drop(settings, ctx.arg::<u64>(1), ctx.arg::<u32>(2))
+}
+
+/// Whether it is a drop in `nf_hook_slow()`, by the verdict of a hook function that does not free packets itself.
+#[inline(always)]
+pub fn may_drop(settings: &Settings, location: u64, reason: u32) -> bool {
     location >= settings.hook_slow[0]
         && location < settings.hook_slow[1]
-        && ctx.arg::<u32>(2) == settings.netfilter_drop
+        && reason == settings.netfilter_drop
+}
+
+/// Whether a rule has been found to have dropped.
+#[inline(always)]
+pub fn has_rule(work: &Work) -> bool {
+    work.evidence.kind == LEGACY_EXACT
 }
 
 /// Counts the drops that `legacy` should see. Called by `anchor`, which is attached in front of it and

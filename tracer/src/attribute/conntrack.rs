@@ -85,6 +85,10 @@ pub(super) fn of(
         zone: Some(record.ct_zone),
         tcp_state: tcp_state.map(|&name| name.into()),
         invalid: None,
+        timeout: None,
+        helper: None,
+        counters: None,
+        labels: Vec::new(),
         nat: orig
             .zip(reply)
             .filter(|(orig, reply)| {

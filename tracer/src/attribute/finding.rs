@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fwtrace_abi::Record;
 
 use super::{
+    by_conntrack::ByConntrack,
     evaluate::{Named, Opinion, Said, Way},
     legacy::Told,
     location::Locations,
@@ -59,6 +60,16 @@ impl Finding {
         if let Some(evidence) = told.evidence {
             self.evidence = evidence;
         }
+    }
+
+    /// Takes in that conntrack did it; gives the reason.
+    pub(super) fn by_conntrack(&mut self, told: ByConntrack) -> Arc<str> {
+        self.engine = Engine::Conntrack;
+        self.evidence = Evidence {
+            confidence: told.confidence,
+            ..Evidence::exact(EvidenceSource::KernelCounters)
+        };
+        told.why
     }
 
     /// The rule or policy that the kernel has named.

@@ -3,6 +3,7 @@
 //! [`Attributor::event`] is called for every drop, in order. Which rule it was comes from the kernel's own
 //! evidence in the record; where there is none, from the evaluator, which otherwise tells the way to it.
 
+mod by_conntrack;
 mod conntrack;
 mod evaluate;
 mod finding;
@@ -27,6 +28,7 @@ use self::{
 use crate::{
     bpf::reader::RawDrop,
     cli::Ladder,
+    conntrack::Connections,
     eval::outcome::EngineKind,
     event::{DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
     kernel::{hooks, reasons::Reasons},
@@ -46,6 +48,8 @@ pub struct Place<'a> {
     pub legacy: Option<&'a mut Tables>,
     /// Its links, routes and ipsets; `None` if they cannot be read.
     pub surroundings: Option<&'a mut Surroundings>,
+    /// Conntrack there; `None` if it cannot be asked.
+    pub connections: Option<&'a mut Connections>,
     /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
     pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.
@@ -122,11 +126,17 @@ impl Attributor {
         let (pf, number) = self.hook(raw, packet.family);
         let hook = number.and_then(|number| hook(pf, number));
         let mut finding = Finding::none(Engine::Other, &self.locations, record);
-        let mut opinion = None;
+        let (mut opinion, mut why) = (None, None);
         if record.reason == self.netfilter_drop {
             let clues;
             (finding, clues) = self.kernel(record, &mut place);
-            if let Some(clues) = clues
+            if finding.engine == Engine::Other
+                && let Some(told) = by_conntrack::tell(record, pf, hook, &mut place)
+            {
+                why = Some(finding.by_conntrack(told));
+            }
+            if finding.engine != Engine::Conntrack
+                && let Some(clues) = clues
                 && let Some(packet) = view::packet(raw, pf, number)
             {
                 let exact = finding.exact();
@@ -174,7 +184,7 @@ impl Attributor {
             nearest_miss: way.nearest_miss,
             walk: way.walk,
             log: Vec::new(),
-            why: None,
+            why,
             evidence: finding.evidence,
             count: 1,
         }

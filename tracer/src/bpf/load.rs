@@ -310,6 +310,29 @@ impl Programs {
         Ok(())
     }
 
+    /// Adds an entry to a hash map, unless it is there.
+    ///
+    /// # Errors
+    /// The kernel's: the map is full.
+    pub fn add_entry<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        key: &K,
+        value: &V,
+    ) -> Result<(), BpfError> {
+        /// include/uapi/linux/bpf.h, v6.18.
+        const BPF_NOEXIST: u64 = 1;
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.map_mut(name)?)?;
+        match map.insert(key, value, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
     fn map(&self, name: &'static str) -> Result<&aya::maps::Map, BpfError> {
         self.ebpf.map(name).ok_or(BpfError::Missing(name))
     }

@@ -71,6 +71,9 @@ pub struct Summary {
     /// With `-w`: what was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
+    /// What conntrack has counted meanwhile, where it was in use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conntrack: Vec<ConntrackCount>,
 }
 
 /// What the files of a run hold.
@@ -82,6 +85,22 @@ pub struct Written {
     pub packets: u64,
     /// Shown drops whose packet could not be written.
     pub missing: u64,
+}
+
+/// What conntrack has counted in a network namespace during the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackCount {
+    /// Where.
+    pub netns: NetnsRef,
+    /// Connections at the end.
+    pub entries: u32,
+    /// Most connections that were seen; it is looked once a second.
+    pub peak: u32,
+    /// `net.netfilter.nf_conntrack_max`; absent if this kernel does not tell it over ctnetlink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// By how much the counters of `conntrack -S` have moved, on all processors together; those that have not are left out.
+    pub moved: BTreeMap<Arc<str>, u64>,
 }
 
 /// How many drops a rule, a policy or an engine did.

@@ -23,6 +23,19 @@ pub struct Conntrack {
     /// Why conntrack calls the packet invalid, in the kernel's words; with `--trace` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invalid: Option<Arc<str>>,
+    /// Seconds until the connection is forgotten, if nothing more comes. This and what follows is asked of the kernel moments after
+    /// the drop: of connections that were there before the packet, and not of each in a flood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// The connection's helper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<Arc<str>>,
+    /// The connection's packets and bytes, where the kernel counts them (net.netfilter.nf_conntrack_acct).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<ConntrackCounters>,
+    /// Bits of `ct label` that are set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<u16>,
     /// The tuples, if they show that addresses or ports were rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<Nat>,
@@ -38,9 +51,31 @@ impl Conntrack {
             zone: None,
             tcp_state: None,
             invalid: None,
+            timeout: None,
+            helper: None,
+            counters: None,
+            labels: Vec::new(),
             nat: None,
         }
     }
+}
+
+/// What a connection has carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackCounters {
+    /// Original direction.
+    pub orig: Counted,
+    /// Reply direction.
+    pub reply: Counted,
+}
+
+/// Packets and bytes of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, IP headers included.
+    pub bytes: u64,
 }
 
 /// Conntrack state of a packet.

@@ -167,6 +167,13 @@ fn every_event_survives_the_round_trip() {
         }),
         Event::Summary(Summary {
             written: None,
+            conntrack: vec![ConntrackCount {
+                netns: netns.clone(),
+                entries: 3,
+                peak: 4,
+                max: Some(4),
+                moved: [("drop".into(), 2)].into(),
+            }],
             time,
             seen: 6,
             shown: 2,

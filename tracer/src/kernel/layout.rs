@@ -35,6 +35,8 @@ pub enum Feature {
     ConntrackZone,
     /// Whether conntrack sees the packets of a namespace at all.
     ConntrackHooks,
+    /// Whether conntrack itself dropped, by its counters.
+    ConntrackCounters,
     /// The sending process.
     Process,
     /// The exact rule of iptables-legacy, by the counters of its tables.
@@ -64,6 +66,7 @@ impl Feature {
         Self::ConntrackMark,
         Self::ConntrackZone,
         Self::ConntrackHooks,
+        Self::ConntrackCounters,
         Self::Process,
         Self::KernelCounters,
         Self::PacketMeta,
@@ -87,6 +90,7 @@ impl Feature {
             Self::ConntrackMark => "conntrack-mark",
             Self::ConntrackZone => "conntrack-zone",
             Self::ConntrackHooks => "conntrack-hooks",
+            Self::ConntrackCounters => "conntrack-counters",
             Self::Process => "process",
             Self::KernelCounters => "kernel-counters",
             Self::PacketMeta => "packet-meta",
@@ -111,6 +115,7 @@ impl Feature {
             Self::ConntrackMark => "the connection's mark",
             Self::ConntrackZone => "the connection's zone",
             Self::ConntrackHooks => "telling untracked packets from invalid ones",
+            Self::ConntrackCounters => "drops by conntrack itself, such as for a full table",
             Self::Process => "the process that sent the packet",
             Self::KernelCounters => "the exact rule of iptables-legacy, by the kernel's counters",
             Self::PacketMeta => "the packet's type on its link, and its priority",
@@ -136,6 +141,9 @@ impl Feature {
             Self::ConntrackMark => "ct mark is not known",
             Self::ConntrackZone => "ct zone is not known",
             Self::ConntrackHooks => "a packet without connection is shown with state unknown",
+            Self::ConntrackCounters => {
+                "drops by conntrack itself are told by how full its table is, or not at all"
+            }
             Self::Process => "no process with packets sent from this machine",
             Self::KernelCounters => "which rule of iptables-legacy dropped is not known",
             Self::PacketMeta => "meta pkttype and meta priority cannot be evaluated",
@@ -200,6 +208,13 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "net_hooks_ipv4" | "net_hooks_ipv6" => (F::ConntrackHooks, &[40]),
         "hook_entries_num" => (F::ConntrackHooks, &[2]),
         "hook_entries_hooks" => (F::ConntrackHooks, &[]),
+        "net_ct_stat" => (F::ConntrackCounters, &[8]),
+        "ctstat_drop"
+        | "ctstat_insert_failed"
+        | "ctstat_early_drop"
+        | "ctstat_chain_too_long"
+        | "ctstat_invalid" => (F::ConntrackCounters, &[4]),
+        "ctstat_pptrs" => (F::ConntrackCounters, &[]),
         "xt_private" | "task_nsproxy" | "nsproxy_net" => (F::KernelCounters, &[8]),
         "xt_size" | "xt_number" => (F::KernelCounters, &[4]),
         "xt_name" => (F::KernelCounters, &[TABLE_NAME as u64]),

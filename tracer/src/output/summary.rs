@@ -118,12 +118,14 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
             }
             (None, Some(policy)) => writeln!(out, "{}", PolicyName(policy))?,
             (None, None) if rule.engine == Engine::Other => writeln!(out, "rule not known")?,
+            (None, None) if rule.engine == Engine::Conntrack => writeln!(out, "conntrack itself")?,
             (None, None) => writeln!(out, "{}, rule not known", rule.engine.as_str())?,
         }
     }
     if let Some(more) = summary.rules.len().checked_sub(TOP).filter(|n| *n > 0) {
         writeln!(out, "  and {more} more")?;
     }
+    write_conntrack(summary, show_netns, out)?;
     write_other(summary, out)
 }
 
@@ -140,6 +142,32 @@ fn write_written(written: &Written, out: &mut impl Write) -> io::Result<()> {
         0 => writeln!(out),
         _ => writeln!(out, ", {missing} not written"),
     }
+}
+
+/// What conntrack has counted, where that is not only of packets as usual.
+fn write_conntrack(summary: &Summary, show_netns: bool, out: &mut impl Write) -> io::Result<()> {
+    for count in &summary.conntrack {
+        let moved: Vec<String> = (count.moved.iter())
+            .filter(|(name, _)| !matches!(&***name, "found" | "insert"))
+            .map(|(name, by)| format!("{name} +{by}"))
+            .collect();
+        if moved.is_empty() {
+            continue;
+        }
+        if show_netns {
+            write!(out, "{}: ", Netns(&count.netns))?;
+        }
+        write!(out, "conntrack: {}; {}", moved.join(", "), count.entries)?;
+        match count.max {
+            Some(max) => write!(out, " of {max} entries")?,
+            None => write!(out, " entries")?,
+        }
+        if count.peak > count.entries {
+            write!(out, ", at most {} while it ran", count.peak)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
 /// What matched all but the reason.

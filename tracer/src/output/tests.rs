@@ -3,9 +3,9 @@ use std::sync::Arc;
 use super::*;
 use crate::event::tests::drop_event;
 use crate::event::{
-    Candidate, ChangedBy, Confidence, Conntrack, CtState, DecidedBy, DropEvent, Engine, ErrorEvent,
-    Evidence, EvidenceSource, Family, Hook, Nat, NearestMiss, NetnsRef, Phase, PolicyRef, Process,
-    RuleRef, Step, StepResult, Summary, Tuple, Verdict,
+    Candidate, ChangedBy, Confidence, Conntrack, ConntrackCounters, Counted, CtState, DecidedBy,
+    DropEvent, Engine, ErrorEvent, Evidence, EvidenceSource, Family, Hook, Nat, NearestMiss,
+    NetnsRef, Phase, PolicyRef, Process, RuleRef, Step, StepResult, Summary, Tuple, Verdict,
 };
 use crate::packet::Proto;
 
@@ -232,6 +232,7 @@ fn verbose_details() {
         dst: [10, 0, 0, b].into(),
         dport: Some(dport),
     };
+    let counted = |packets, bytes| Counted { packets, bytes };
     drop.conntrack = Some(Conntrack {
         state: CtState::Established,
         status: vec!["seen-reply".into(), "dnat".into()],
@@ -239,6 +240,13 @@ fn verbose_details() {
         zone: Some(2),
         tcp_state: Some("ESTABLISHED".into()),
         invalid: None,
+        timeout: Some(29),
+        helper: Some("tftp".into()),
+        counters: Some(ConntrackCounters {
+            orig: counted(2, 58),
+            reply: counted(1, 40),
+        }),
+        labels: vec![5, 77],
         nat: Some(Nat {
             orig: tuple(1, 4000, 2, 80),
             reply: tuple(3, 8080, 1, 4000),
@@ -255,7 +263,8 @@ fn verbose_details() {
     assert_eq!(
         below,
         [
-            "evidence kernel-stack, exact; hook input, base chain in; mark 0x10; netns 4026532246; ct mark 0x1 zone 2 ESTABLISHED status seen-reply,dnat",
+            "evidence kernel-stack, exact; hook input, base chain in; mark 0x10; netns 4026532246; ct mark 0x1 zone 2 ESTABLISHED status seen-reply,dnat timeout 29 s helper tftp label 5,77",
+            "connection: packets 2 bytes 58, answers: packets 1 bytes 40",
             "nat: 10.0.0.1:4000 > 10.0.0.2:80 answered by 10.0.0.3:8080 > 10.0.0.1:4000",
             "through t in rule 2 (handle 5): jump sub",
         ]
@@ -301,6 +310,7 @@ fn summary() -> Summary {
         lost: 1,
         other: [("IP_RPFILTER".into(), 2), ("NO_SOCKET".into(), 10)].into(),
         rules: tally.rules(),
+        conntrack: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::{Options, walk};
+use crate::conntrack::words;
 use crate::event::{
     Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PacketEvent,
     PolicyRef, RuleRef, Tuple, Verdict,
@@ -145,6 +146,9 @@ impl Text {
         by(line, drop)?;
         if let Some(ct) = &drop.conntrack {
             write!(line, "  ct {}", ct.state.as_str())?;
+            if let Some(reason) = &ct.invalid {
+                invalid(line, reason)?;
+            }
         }
         if let Some(process) = &drop.process {
             write!(line, "  [{} {}", Clean(&process.comm), process.pid)?;
@@ -195,6 +199,8 @@ pub(super) fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
             Some(rules) => write!(line, " ({rules} rules, {none})")?,
             None => {}
         }
+    } else if let (Engine::Conntrack, Some(why)) = (drop.engine, &drop.why) {
+        write!(line, "by conntrack: {}", Clean(why))?;
     } else if drop.engine == Engine::Other {
         match drop.reason.as_deref() {
             // iptables-legacy, ebtables, IPVS, conntrack.
@@ -247,6 +253,14 @@ fn place(line: &mut String, drop: &DropEvent) -> fmt::Result {
     match &drop.evidence.location {
         Some(location) => write!(line, " ({location})"),
         None => Ok(()),
+    }
+}
+
+/// Why conntrack calls it invalid, in the kernel's words and in ours.
+fn invalid(line: &mut String, reason: &str) -> fmt::Result {
+    match words::meaning(reason) {
+        Some(meaning) => write!(line, " ({}: {meaning})", Clean(reason)),
+        None => write!(line, " ({})", Clean(reason)),
     }
 }
 
@@ -320,6 +334,25 @@ fn conntrack(line: &mut String, ct: &Conntrack) -> fmt::Result {
     for (i, status) in ct.status.iter().enumerate() {
         line.push_str(if i == 0 { " status " } else { "," });
         line.push_str(status);
+    }
+    if let Some(timeout) = ct.timeout {
+        write!(line, " timeout {timeout} s")?;
+    }
+    if let Some(helper) = &ct.helper {
+        write!(line, " helper {}", Clean(helper))?;
+    }
+    for (i, label) in ct.labels.iter().enumerate() {
+        line.push_str(if i == 0 { " label " } else { "," });
+        write!(line, "{label}")?;
+    }
+    if let Some(counters) = &ct.counters {
+        below(line);
+        let (orig, reply) = (counters.orig, counters.reply);
+        write!(
+            line,
+            "connection: packets {} bytes {}, answers: packets {} bytes {}",
+            orig.packets, orig.bytes, reply.packets, reply.bytes
+        )?;
     }
     if let Some(nat) = &ct.nat {
         below(line);

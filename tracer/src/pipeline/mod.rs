@@ -138,6 +138,7 @@ async fn live(
         namespaces,
         tracing,
         filter: plan.filter,
+        complete: plan.output.verbosity > 0 || plan.output.format == Format::Json,
         left: plan.count,
         hidden: 0,
         reported: 0,
@@ -173,6 +174,8 @@ async fn live(
             _ = tick.tick() => {
                 run.namespaces.borrow_mut().poll_legacy(false);
                 run.sync_legacy(&mut tracer);
+                run.namespaces.borrow_mut().sample_conntrack();
+                tracer.tell_counters(&mut run.namespaces.borrow_mut())?;
                 vanished = run.let_go(&mut tracer);
                 run.report_losses(&tracer)
             }
@@ -263,6 +266,8 @@ struct Run<'a> {
     /// With `--trace`.
     tracing: Option<Rc<RefCell<Tracing>>>,
     filter: crate::cli::Filter,
+    /// The kernel is asked about the connections of drops.
+    complete: bool,
     /// Events that may still be shown.
     left: Option<u64>,
     /// Records that were not shown.
@@ -291,10 +296,16 @@ impl Run<'_> {
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
-            let event = self.attribute(raw, time, trace);
+            let mut event = self.attribute(raw, time, trace);
             if !self.filter.shows(&event) {
                 self.hidden += 1;
                 continue;
+            }
+            if self.complete
+                && let Some(connections) =
+                    self.namespaces.borrow_mut().connections(raw.record.netns)
+            {
+                connections.complete(&raw.record, &mut event);
             }
             self.tally.add(&event);
             self.left = self.left.map(|left| left - 1);
@@ -476,6 +487,7 @@ impl Run<'_> {
             other,
             rules: self.tally.rules(),
             written,
+            conntrack: self.namespaces.borrow_mut().conntrack(),
         };
         self.emit(&Event::Summary(summary))
     }

@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     rc::{Rc, Weak},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -15,12 +16,17 @@ use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
 
 use crate::{
     attribute::{Place, Surroundings},
-    event::{ChangedBy, ErrorEvent, Event, NetnsRef, RulesetChange},
-    netlink::ipset,
+    conntrack::Connections,
+    event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
+    netlink::{conntrack::Counters, ipset},
     netns::{self, NetNs},
     ruleset::{render::Names, snapshot::Snapshots},
     xtables::{legacy::follow::Tables, save},
 };
+
+/// How often conntrack is looked at; and in how many namespaces at a time.
+const SAMPLE: Duration = Duration::from_secs(1);
+const SAMPLED: usize = 32;
 
 /// One namespace.
 struct Watched {
@@ -35,6 +41,10 @@ struct Watched {
     legacy: Option<Tables>,
     /// `None`: gone before they could be read.
     surroundings: Option<Surroundings>,
+    /// `None`: it cannot be asked, or is not there yet.
+    connections: Option<Connections>,
+    /// The BPF programs know what conntrack has counted before.
+    counters_told: bool,
     /// That they could not be read the last time was told.
     legacy_failed: bool,
     /// The task that follows the ruleset; ends with this.
@@ -48,6 +58,18 @@ impl Watched {
     fn name(&mut self, system: &Names) {
         let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
         self.names = names(system, self.file.as_ref(), rulesets, legacy);
+    }
+
+    /// What conntrack has counted so far.
+    fn conntrack(&mut self) -> Option<ConntrackCount> {
+        let connections = self.connections.as_mut()?;
+        if let Err(error) = connections.sample() {
+            log::info!(
+                "conntrack of network namespace {}: {error}",
+                self.netns.inode
+            );
+        }
+        connections.account(&self.netns)
     }
 }
 
@@ -68,6 +90,8 @@ pub(super) struct Namespaces {
     /// Of the machine; each namespace has interfaces of its own.
     system: Names,
     epochs: u64,
+    /// Of namespaces that are gone.
+    ended: Vec<ConntrackCount>,
     events: UnboundedSender<Event>,
     /// For the tasks that follow the rulesets.
     this: Weak<RefCell<Self>>,
@@ -84,6 +108,7 @@ impl Namespaces {
                 found: netns::Names::default(),
                 system: Names::system(),
                 epochs: 0,
+                ended: Vec::new(),
                 events,
                 this: this.clone(),
             })
@@ -131,6 +156,8 @@ impl Namespaces {
                 rulesets,
                 legacy,
                 surroundings: Some(Surroundings::open(netns.as_fd())),
+                connections: connections(netns),
+                counters_told: false,
                 legacy_failed: false,
                 follower,
                 findable,
@@ -156,6 +183,8 @@ impl Namespaces {
                     rulesets: None,
                     legacy: None,
                     surroundings: None,
+                    connections: None,
+                    counters_told: true,
                     legacy_failed: false,
                     follower: None,
                     findable: true,
@@ -174,6 +203,7 @@ impl Namespaces {
                 rulesets: watched.rulesets.as_mut(),
                 legacy: watched.legacy.as_mut(),
                 surroundings: watched.surroundings.as_mut(),
+                connections: watched.connections.as_mut(),
                 names: &watched.names,
                 epoch: watched.epoch,
             }),
@@ -183,6 +213,7 @@ impl Namespaces {
                 rulesets: None,
                 legacy: None,
                 surroundings: None,
+                connections: None,
                 names: &self.system,
                 epoch: 0,
             }),
@@ -198,10 +229,15 @@ impl Namespaces {
             .filter(|(inode, watched)| watched.findable && found.name(**inode).is_none())
             .map(|(inode, _)| *inode)
             .collect();
-        gone.iter()
-            .filter_map(|inode| self.watched.remove(inode))
-            .map(|watched| watched.netns.clone())
-            .collect()
+        let mut names = Vec::new();
+        for inode in gone {
+            let Some(mut watched) = self.watched.remove(&inode) else {
+                continue;
+            };
+            self.ended.extend(watched.conntrack());
+            names.push(watched.netns.clone());
+        }
+        names
     }
 
     /// Whether none is left, and none will come.
@@ -217,6 +253,67 @@ impl Namespaces {
             let netns = watched.file.as_ref()?;
             Some((*inode, watched.epoch, netns, watched.legacy.as_mut()?))
         })
+    }
+
+    /// Conntrack of `inode`, if it can be asked.
+    pub(super) fn connections(&mut self, inode: u32) -> Option<&mut Connections> {
+        self.watched.get_mut(&inode)?.connections.as_mut()
+    }
+
+    /// Takes a look at conntrack of some namespaces, of those first that have not been looked at for longest.
+    pub(super) fn sample_conntrack(&mut self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (inode, watched) in &mut self.watched {
+            // Its module may have come only now.
+            if watched.connections.is_none()
+                && let Some(netns) = &watched.file
+            {
+                watched.connections = connections(netns);
+            }
+            if let Some(connections) = &watched.connections
+                && now >= connections.sampled() + SAMPLE
+            {
+                due.push((connections.sampled(), *inode));
+            }
+        }
+        due.sort_unstable();
+        for (_, inode) in due.into_iter().take(SAMPLED) {
+            if let Some(connections) = self.connections(inode)
+                && let Err(error) = connections.sample()
+            {
+                log::info!("conntrack of network namespace {inode}: {error}");
+            }
+        }
+    }
+
+    /// What conntrack has counted in namespaces of which that has not been told: inode, processor, counters.
+    pub(super) fn untold_counters(&mut self) -> Vec<(u32, u32, Counters)> {
+        let mut untold = Vec::new();
+        for (inode, watched) in &mut self.watched {
+            if watched.counters_told {
+                continue;
+            }
+            if let Some(connections) = &mut watched.connections {
+                // Of this moment, or it would be of before the first drops.
+                if let Err(error) = connections.sample() {
+                    log::info!("conntrack of network namespace {inode}: {error}");
+                    continue;
+                }
+                watched.counters_told = true;
+                let counters = connections.counters();
+                untold.extend(counters.map(|(cpu, counters)| (*inode, cpu, *counters)));
+            }
+        }
+        untold
+    }
+
+    /// What conntrack has counted since it was watched first, in all namespaces, those included that are gone.
+    pub(super) fn conntrack(&mut self) -> Vec<ConntrackCount> {
+        let mut counts = self.ended.clone();
+        counts.extend(self.watched.values_mut().filter_map(Watched::conntrack));
+        counts.sort_by_key(|count| count.netns.inode);
+        counts
     }
 
     /// Looks for replaced legacy tables: nobody tells of them, but there may be a hint.
@@ -281,6 +378,14 @@ impl Namespaces {
             message,
         }));
     }
+}
+
+/// Conntrack there, if it can be asked.
+fn connections(netns: &NetNs) -> Option<Connections> {
+    Connections::open(netns).unwrap_or_else(|error| {
+        log::info!("conntrack of network namespace {netns}: {error}");
+        None
+    })
 }
 
 /// The names of the machine, with the namespace's interfaces as they are now, and its ipsets if a rule has one.

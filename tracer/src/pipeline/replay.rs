@@ -160,10 +160,7 @@ impl<'a> Shown<'a> {
             Event::Summary(_) => self.told = true,
             Event::RulesetChange(_) | Event::Error(_) => {}
         }
-        let is_packet = matches!(
-            &*event,
-            Event::Drop(_) | Event::Log(_) | Event::Packet(_)
-        );
+        let is_packet = matches!(&*event, Event::Drop(_) | Event::Log(_) | Event::Packet(_));
         if aside || self.plan.count.is_some() && !is_packet {
             self.sink.aside(&event)
         } else {
@@ -196,6 +193,7 @@ impl<'a> Shown<'a> {
                 other: std::collections::BTreeMap::new(),
                 rules: self.tally.rules(),
                 written: None,
+                conntrack: Vec::new(),
             });
             self.sink.aside(&summary)?;
         }

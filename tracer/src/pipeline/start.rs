@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use fwtrace_abi::{Counters, Layout, Record, Settings, Site};
+use fwtrace_abi::{Counters, CtCounts, CtKey, Layout, Record, Settings, Site};
 use tokio::sync::mpsc;
 
 use super::{
@@ -55,6 +55,8 @@ const NFTABLES_HOOKS: [&str; 3] = [
     "nft_do_chain_ipv6",
     "nft_do_chain_inet",
 ];
+/// What conntrack had counted at the last look.
+const CT_COUNTS: &str = "CT_COUNTS";
 /// Where the rules of ip_tables drop.
 const HOOK_SLOW: &str = "nf_hook_slow";
 
@@ -278,6 +280,7 @@ pub(super) fn start(
         reader,
         legacy,
     };
+    tracer.tell_counters(&mut namespaces.borrow_mut())?;
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
     Ok(Started {
         tracer,
@@ -371,12 +374,34 @@ impl Tracer {
         legacy.sync(&mut self.programs, namespaces, attributor)
     }
 
+    /// Tells the programs what conntrack has counted before its namespaces were watched.
+    pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) -> Result<(), BpfError> {
+        for (netns, cpu, counters) in namespaces.untold_counters() {
+            let counts = CtCounts {
+                drop: counters.drop,
+                insert_failed: counters.insert_failed,
+                early_drop: counters.early_drop,
+                chain_too_long: counters.chain_too_long,
+                invalid: counters.invalid,
+            };
+            // A drop since then has left newer ones.
+            self.programs
+                .add_entry(CT_COUNTS, &CtKey { netns, cpu }, &counts)?;
+        }
+        Ok(())
+    }
+
     /// Stops watching a namespace; its inode may be used again.
     pub(super) fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
         if let Some(legacy) = &mut self.legacy {
             legacy.forget(&mut self.programs, netns)?;
         }
-        self.programs.unwatch(netns)
+        self.programs.unwatch(netns)?;
+        for cpu in aya::util::online_cpus().unwrap_or_default() {
+            self.programs
+                .set_entry::<_, CtCounts>(CT_COUNTS, &CtKey { netns, cpu }, None)?;
+        }
+        Ok(())
     }
 
     /// Detaches, and lets the reader drain the ring and end.
