@@ -19,7 +19,9 @@ pub use self::account::{
     ChangedBy, ConntrackCount, ErrorEvent, Lost, RuleCount, RulesetChange, Summary, Written,
 };
 pub use self::conntrack::{Conntrack, ConntrackCounters, Counted, CtState, Nat, Tuple};
-pub use self::evidence::{Candidate, Confidence, DecidedBy, Evidence, EvidenceSource};
+pub use self::evidence::{
+    Candidate, Confidence, DecidedBy, Doubt, DoubtKind, Evidence, EvidenceSource,
+};
 pub use self::walk::{NearestMiss, Phase, Step, StepResult};
 use crate::packet::Packet;
 

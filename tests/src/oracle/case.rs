@@ -52,6 +52,16 @@ pub struct Step {
     pub text: String,
 }
 
+impl Step {
+    /// Whether it loads legacy tables.
+    pub fn is_legacy(&self) -> bool {
+        matches!(
+            self.loader,
+            Loader::IptablesLegacy | Loader::Ip6tablesLegacy
+        )
+    }
+}
+
 /// A packet as it is handed to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
@@ -87,9 +97,7 @@ pub struct Case {
 impl Case {
     /// Whether legacy tables are in it.
     pub fn has_legacy(&self) -> bool {
-        let legacy =
-            |s: &Step| matches!(s.loader, Loader::IptablesLegacy | Loader::Ip6tablesLegacy);
-        self.steps.iter().any(legacy)
+        self.steps.iter().any(Step::is_legacy)
     }
 
     /// As JSON.

@@ -65,7 +65,7 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules, cut: &Cut)
     let mut left: Vec<&DropEvent> = events.iter().collect();
     for truth in truths {
         let engine = known(rules, truth).map_or(Engine::Other, |k| k.engine);
-        let place = left.iter().position(|event| is_of(truth, event));
+        let place = place(truth, &left, cut);
         let Some(place) = place else {
             answers.push(Answer {
                 grade: Grade::Wrong,
@@ -162,18 +162,26 @@ pub fn key(event: &DropEvent) -> Option<Key> {
     })
 }
 
-fn is_later_fragment(event: &DropEvent) -> bool {
-    let fragment = event.packet.fragment.as_ref();
-    fragment.is_some_and(|f| f.offset > 0)
+/// Which of the events is about the drop.
+fn place(truth: &Truth, events: &[&DropEvent], cut: &Cut) -> Option<usize> {
+    let named = |event: &&DropEvent| event.engine != Engine::Other;
+    let is = |event: &&DropEvent| is_of(truth, event, cut);
+    // Of a packet that the trace does not show, the next that has been dropped in a table.
+    let first = events.iter().position(|e| is(e) && named(e));
+    match truth.key {
+        None => first.or_else(|| events.iter().position(is)),
+        Some(_) => events.iter().position(is),
+    }
 }
 
-fn is_of(truth: &Truth, event: &DropEvent) -> bool {
+fn is_of(truth: &Truth, event: &DropEvent, cut: &Cut) -> bool {
     match (&truth.key, key(event)) {
         (Some(a), Some(b)) => a.is_like(&b),
         (None, None) => true,
-        // The kernel's trace has no header of an IPv6 fragment other than the first: nft knows
-        // no transport offset then (nft_set_pktinfo_ipv6(), v6.18), and cuts the header there.
-        (None, Some(b)) => b.src.is_ipv6() && is_later_fragment(event),
+        // The kernel's trace has no header of an IPv6 fragment other than the first, and of what is cut
+        // short: nft knows no transport offset then (nft_set_pktinfo_ipv6(), v6.18), and cuts the
+        // header there.
+        (None, Some(b)) => b.src.is_ipv6() && cut.is_headless(event),
         (Some(_), None) => false,
     }
 }

@@ -2,7 +2,7 @@
 //! (`hotdrop`: tcp_mt(), udp_mt(), sctp_mt(), esp_mt(), icmp_match(), multiport_mt(), ip6_packet_match(), v6.18): no rule counts it, and no
 //! TRACE line tells of it. Which packets that can be, the harness reads from the bytes that it sends.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use fwtrace::event::DropEvent;
 
@@ -14,12 +14,25 @@ use crate::oracle::truth::Key;
 
 /// ESP: SPI and sequence number (struct ip_esp_hdr).
 const ESP: u8 = 50;
+/// An authentication header, which is an extension header of IPv6.
+const AH: u8 = 51;
 /// An Ethernet header; a VLAN's tag adds four.
 const ETHERNET: usize = 14;
 
-/// Those of a case that are cut short.
+/// Those of a case whose transport header is not there.
 #[derive(Clone, Debug, Default)]
-pub struct Cut(HashSet<Key>);
+pub struct Cut(HashMap<Key, Shape>);
+
+/// What there is of a transport header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// All that matches want.
+    Whole,
+    /// Less, or less of a header before it.
+    Cut,
+    /// Nothing: a fragment other than the first.
+    Later,
+}
 
 impl Cut {
     /// Reads the packets of a case.
@@ -28,16 +41,25 @@ impl Cut {
             Place::R => Some(sent.bytes.as_slice()),
             Place::A | Place::B => sent.bytes.get(ETHERNET..),
         });
-        let cut = ip.filter(|packet| is_cut(packet) == Some(true));
-        Self(
-            cut.filter_map(|packet| Some(anonymous(Key::read(packet, &[])?)))
-                .collect(),
-        )
+        let shapes = ip.filter_map(|packet| {
+            let shape = shape(packet).filter(|shape| *shape != Shape::Whole)?;
+            Some((anonymous(Key::read(packet, &[])?), shape))
+        });
+        Self(shapes.collect())
     }
 
-    /// Whether the event is about one of them.
+    fn shape(&self, event: &DropEvent) -> Option<Shape> {
+        self.0.get(&anonymous(compare::key(event)?)).copied()
+    }
+
+    /// Whether the event is about one that is cut short.
     pub fn has(&self, event: &DropEvent) -> bool {
-        compare::key(event).is_some_and(|key| self.0.contains(&anonymous(key)))
+        self.shape(event) == Some(Shape::Cut)
+    }
+
+    /// Whether the event is about one whose transport header is cut short or somewhere else.
+    pub fn is_headless(&self, event: &DropEvent) -> bool {
+        self.shape(event).is_some()
     }
 }
 
@@ -50,39 +72,44 @@ fn anonymous(key: Key) -> Key {
     }
 }
 
-/// Whether there is less of the transport header, or of one before it, than a match wants; `None`: not even an IP header.
-fn is_cut(packet: &[u8]) -> Option<bool> {
+/// What there is of the packet's transport header; `None`: not even an IP header.
+fn shape(packet: &[u8]) -> Option<Shape> {
     let (number, transport) = match packet.first()? >> 4 {
         4 => {
             let later = u16::from_be_bytes(*packet.get(6..)?.first_chunk()?) & 0x1fff != 0;
             if later {
-                return Some(false);
+                return Some(Shape::Later);
             }
             let header = usize::from(packet[0] & 0xf) * 4;
             (*packet.get(9)?, packet.get(header..))
         }
         6 => {
             let (mut number, mut rest) = (*packet.get(6)?, packet.get(40..));
-            while let (0 | 43 | 44 | 60, Some(header)) = (number, rest) {
+            while let (0 | 43 | 44 | AH | 60, Some(header)) = (number, rest) {
                 let (Some(&next), Some(&length)) = (header.first(), header.get(1)) else {
-                    return Some(true);
+                    return Some(Shape::Cut);
                 };
                 if number == 44
                     && header
                         .get(2..4)
                         .is_some_and(|o| o[0] != 0 || o[1] & 0xf8 != 0)
                 {
-                    return Some(false);
+                    return Some(Shape::Later);
                 }
-                let length = if number == 44 { 0 } else { usize::from(length) };
-                (number, rest) = (next, header.get(length * 8 + 8..));
+                let length = match number {
+                    44 => 8,
+                    // `ipv6_authlen()`.
+                    AH => (usize::from(length) + 2) * 4,
+                    _ => (usize::from(length) + 1) * 8,
+                };
+                (number, rest) = (next, header.get(length..));
             }
             (number, rest)
         }
         _ => return None,
     };
     let Some(transport) = transport else {
-        return Some(true);
+        return Some(Shape::Cut);
     };
     let needed = match number {
         proto::TCP => {
@@ -95,12 +122,15 @@ fn is_cut(packet: &[u8]) -> Option<bool> {
         proto::SCTP => 12,
         _ => 0,
     };
-    Some(transport.len() < needed)
+    Some(match transport.len() < needed {
+        true => Shape::Cut,
+        false => Shape::Whole,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_cut;
+    use super::{Shape, shape};
 
     fn ipv4(number: u8, fragment: [u8; 2], transport: &[u8]) -> Vec<u8> {
         let mut packet = vec![
@@ -125,28 +155,28 @@ mod tests {
     #[test]
     fn each_protocol_has_its_length() {
         for (number, needed) in [(17, 8), (50, 8), (1, 8), (132, 12), (6, 20), (253, 0)] {
-            let is = |length| is_cut(&ipv4(number, [0, 0], &vec![0; length]));
-            assert_eq!(is(needed), Some(false), "{number}");
+            let is = |length| shape(&ipv4(number, [0, 0], &vec![0; length]));
+            assert_eq!(is(needed), Some(Shape::Whole), "{number}");
             if needed > 0 {
-                assert_eq!(is(needed - 1), Some(true), "{number}");
+                assert_eq!(is(needed - 1), Some(Shape::Cut), "{number}");
                 // Nobody reads the header of a later fragment.
-                assert_eq!(is_cut(&ipv4(number, [0, 2], &[])), Some(false));
+                assert_eq!(shape(&ipv4(number, [0, 2], &[])), Some(Shape::Later));
             }
         }
         let mut options = vec![0; 20];
         options[12] = 6 << 4;
-        assert_eq!(is_cut(&ipv4(6, [0, 0], &options)), Some(true));
-        assert_eq!(is_cut(&[]), None);
+        assert_eq!(shape(&ipv4(6, [0, 0], &options)), Some(Shape::Cut));
+        assert_eq!(shape(&[]), None);
     }
 
     #[test]
     fn extension_headers_are_passed() {
         let mut packet = vec![0x60, 0, 0, 0, 0, 0, 60, 64];
         packet.extend([0; 32]);
-        assert_eq!(is_cut(&packet), Some(true));
+        assert_eq!(shape(&packet), Some(Shape::Cut));
         packet.extend([17, 0, 1, 4, 0, 0, 0, 0]);
-        assert_eq!(is_cut(&packet), Some(true));
+        assert_eq!(shape(&packet), Some(Shape::Cut));
         packet.extend([0; 8]);
-        assert_eq!(is_cut(&packet), Some(false));
+        assert_eq!(shape(&packet), Some(Shape::Whole));
     }
 }

@@ -156,11 +156,13 @@ impl Ground {
     pub fn run(&mut self, case: &mut Case, falsify: Option<usize>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         self.open(case)?;
-        for step in &mut case.steps {
-            outcome.refused += self.load(step)?;
-        }
-        if case.has_legacy() {
-            outcome.primed = self.prime(case)?;
+        let last = case.steps.iter().rposition(Step::is_legacy);
+        for index in 0..case.steps.len() {
+            outcome.refused += self.load(&mut case.steps[index])?;
+            // Other rules may drop the primers, too.
+            if Some(index) == last {
+                outcome.primed = self.prime(case)?;
+            }
         }
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);

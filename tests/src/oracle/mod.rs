@@ -11,12 +11,14 @@
 //! | [`cut`] | packets that a match may drop by itself, which no trace tells |
 //! | [`compare`] | its word against fwtrace's |
 //! | [`shrink`] | the smallest case that still shows what a case shows |
+//! | [`doubt`] | whether an answer may be one of several |
 //! | [`report`] | the table, and the cases that are kept |
 
 pub mod aim;
 pub mod case;
 pub mod compare;
 pub mod cut;
+pub mod doubt;
 pub mod flow;
 pub mod generate;
 pub mod ground;

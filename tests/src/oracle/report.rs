@@ -5,15 +5,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use fwtrace::event::EvidenceSource;
 use serde_json::{Value, json};
 
 use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
+use crate::oracle::doubt;
 use crate::oracle::ground::Outcome;
-
-/// An IP packet up to this long is captured whole, with any link header.
-const CAPTURED: u32 = 100;
 
 /// How often each grade was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +58,9 @@ pub struct Report {
     pub failed: usize,
     /// Drops that fwtrace has lost, by its own account.
     pub lost: u64,
-    /// Ambiguous answers in cases without state.
+    /// Ambiguous answers, by what they depend on.
+    pub ambiguous: BTreeMap<&'static str, usize>,
+    /// Those that should not be.
     pub unfounded: usize,
     /// Answers made wrong on purpose.
     pub falsified: usize,
@@ -83,7 +82,10 @@ impl Report {
                 .entry((answer.engine.as_str(), source))
                 .or_default();
             row.add(answer.grade);
-            if is_unfounded(case, answer) {
+            if let Some(doubt) = doubt::of(answer) {
+                *self.ambiguous.entry(doubt.as_str()).or_default() += 1;
+            }
+            if doubt::is_unfounded(case, answer) {
                 self.unfounded += 1;
             }
         }
@@ -109,10 +111,15 @@ impl Report {
                 c.drops, c.right, c.ambiguous, c.unknown, c.wrong
             );
         }
+        if !self.ambiguous.is_empty() {
+            let each = self.ambiguous.iter().map(|(kind, n)| format!("{kind} {n}"));
+            let each: Vec<String> = each.collect();
+            let _ = writeln!(text, "\nambiguous for: {}", each.join(", "));
+        }
         if self.unfounded > 0 {
             let _ = writeln!(
                 text,
-                "\nambiguous without state in the rulesets: {}",
+                "\nambiguous without anything of that kind in the rulesets: {}",
                 self.unfounded
             );
         }
@@ -146,16 +153,7 @@ pub fn is_bad(case: &Case, outcome: &Outcome) -> bool {
 }
 
 fn is_bad_answer(case: &Case, answer: &Answer) -> bool {
-    answer.grade == Grade::Wrong || is_unfounded(case, answer)
-}
-
-/// What is computed can be ambiguous only where state decides, or bytes that were not captured.
-fn is_unfounded(case: &Case, answer: &Answer) -> bool {
-    let computed = answer.source == Some(EvidenceSource::Evaluator);
-    let searched = case.steps.iter().any(|s| s.text.contains("-m string"));
-    let length = answer.event.as_ref().and_then(|e| e.packet.len);
-    let cut = searched && length.is_none_or(|length| length > CAPTURED);
-    answer.grade == Grade::Ambiguous && computed && !case.stateful && !cut
+    answer.grade == Grade::Wrong || doubt::is_unfounded(case, answer)
 }
 
 /// Writes a case with what is wrong in it; the file.

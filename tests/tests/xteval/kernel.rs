@@ -9,6 +9,7 @@ use fwtrace::{
         program::Program,
         world::World,
     },
+    event::DoubtKind,
     netlink::{
         ipset::read_sets,
         nftables::read_ruleset,
@@ -169,7 +170,10 @@ pub(crate) fn evaluate(program: &Program, packet: &Packet<'_>, world: &World) ->
 
 fn said(outcome: &Outcome) -> Result<Said> {
     if let Some(reason) = &outcome.incomplete {
-        return Ok(Said::Unknown(reason.to_string(), reason.stateful));
+        return Ok(Said::Unknown(
+            reason.to_string(),
+            reason.kind == DoubtKind::State,
+        ));
     }
     Ok(match outcome.ends.as_slice() {
         [end] => match (end.decision, end.fate) {
@@ -182,7 +186,7 @@ fn said(outcome: &Outcome) -> Result<Said> {
             let reasons: Vec<_> = ends.iter().flat_map(|end| &end.assumed).collect();
             ensure!(!reasons.is_empty(), "ends without reasons: {ends:?}");
             let texts: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-            let stateful = reasons.iter().all(|reason| reason.stateful);
+            let stateful = reasons.iter().all(|reason| reason.kind == DoubtKind::State);
             Said::Unknown(texts.join("; "), stateful)
         }
     })

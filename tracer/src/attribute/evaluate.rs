@@ -20,7 +20,7 @@ use crate::{
         world::World,
     },
     event::{
-        Candidate, Engine, Family, NearestMiss, PathStep, Phase, PolicyRef, RuleRef, Step,
+        Candidate, Doubt, Engine, Family, NearestMiss, PathStep, Phase, PolicyRef, RuleRef, Step,
         StepResult,
     },
     ruleset::{
@@ -73,8 +73,8 @@ pub(super) struct Way {
 pub(super) enum Said {
     /// This one.
     Computed(Named),
-    /// One of these.
-    Ambiguous(Vec<Named>),
+    /// One of these; what that depends on.
+    Ambiguous(Vec<Named>, Vec<Doubt>),
     /// It cannot be told.
     Unknown,
 }
@@ -166,6 +166,21 @@ impl Evaluator {
         };
         Some(compiled.opinion(packet, world, place.names, clues, self.depth))
     }
+}
+
+/// What the ends rest on, each once.
+fn doubts(ends: &[&End]) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    for reason in ends.iter().flat_map(|end| &end.assumed) {
+        let doubt = Doubt {
+            kind: reason.kind,
+            text: reason.text.as_ref().into(),
+        };
+        if !doubts.contains(&doubt) {
+            doubts.push(doubt);
+        }
+    }
+    doubts
 }
 
 /// The newest rulesets, if they were in force at the time of the drop.
@@ -260,11 +275,10 @@ impl Compiled {
                 Some(named) => Said::Computed(named),
                 None => Said::Unknown,
             },
-            Answer::Ambiguous(ends) => Said::Ambiguous(
-                ends.iter()
-                    .filter_map(|end| self.named(end, names))
-                    .collect(),
-            ),
+            Answer::Ambiguous(ends) => {
+                let named = ends.iter().filter_map(|end| self.named(end, names));
+                Said::Ambiguous(named.collect(), doubts(&ends))
+            }
             Answer::Unknown(_) => Said::Unknown,
         };
         let mut disagreement = None;

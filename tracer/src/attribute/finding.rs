@@ -11,7 +11,9 @@ use super::{
     location::Locations,
     rules::Resolved,
 };
-use crate::event::{Candidate, Confidence, Engine, Evidence, EvidenceSource, PolicyRef, RuleRef};
+use crate::event::{
+    Candidate, Confidence, Doubt, Engine, Evidence, EvidenceSource, PolicyRef, RuleRef,
+};
 
 /// Who dropped a packet.
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Finding {
         let possible = |named: &Named| !doubtful || candidates.contains(&named.what);
         match opinion.answer {
             Said::Computed(named) if possible(&named) => {
-                self.evidence = computed(Confidence::Computed, Vec::new());
+                self.evidence = computed(Confidence::Computed, Vec::new(), Vec::new());
                 self.engine = named.engine;
                 self.reject = named.reject;
                 self.priority = named.priority;
@@ -99,14 +101,14 @@ impl Finding {
                 }
                 return opinion.way;
             }
-            Said::Ambiguous(named) if !doubtful => {
+            Said::Ambiguous(named, doubts) if !doubtful => {
                 if let Some(first) = named.first()
                     && named.iter().all(|other| other.engine == first.engine)
                 {
                     self.engine = first.engine;
                 }
                 let candidates = named.into_iter().map(|named| named.what).collect();
-                self.evidence = computed(Confidence::Ambiguous, candidates);
+                self.evidence = computed(Confidence::Ambiguous, candidates, doubts);
             }
             _ => self.evidence.candidates = candidates,
         }
@@ -114,10 +116,11 @@ impl Finding {
     }
 }
 
-fn computed(confidence: Confidence, candidates: Vec<Candidate>) -> Evidence {
+fn computed(confidence: Confidence, candidates: Vec<Candidate>, doubts: Vec<Doubt>) -> Evidence {
     Evidence {
         confidence,
         candidates,
+        doubts,
         ..Evidence::exact(EvidenceSource::Evaluator)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     code::{Bits, Decided, Op, Operand, Span, WORDS},
-    field::{Field, Reason, Value},
+    field::{DoubtKind, Field, Reason, Value},
     fuse,
     load::{self, ct_key, meta_key},
     outcome::Fate,
@@ -60,7 +60,10 @@ impl Compiler<'_> {
             let before = steps.len();
             if self.expr(expr, &mut |op| steps.push((op, index))).is_none() {
                 steps.truncate(before);
-                let why = Reason::new(false, format!("this {} is not understood", expr.name()));
+                let why = Reason::new(
+                    DoubtKind::Missing,
+                    format!("this {} is not understood", expr.name()),
+                );
                 steps.push((Op::Doubt(Box::new(why)), index));
             }
         }
@@ -214,7 +217,7 @@ impl Compiler<'_> {
                     .find(|expr| !matches!(expr, Expr::Counter(_) | Expr::Last { .. }))
                     .map(|expr| {
                         let text = format!("elements of {set} have a {}", expr.name());
-                        Box::new(Reason::new(true, text))
+                        Box::new(Reason::new(DoubtKind::State, text))
                     });
                 // 2: delete, which goes on whatever it finds.
                 push(Op::Dynset {
@@ -368,7 +371,7 @@ impl Compiler<'_> {
             }
             Expr::Tproxy { .. } => {
                 push(Op::Doubt(Box::new(Reason::new(
-                    true,
+                    DoubtKind::State,
                     "whether a socket takes the packet is not known".to_owned(),
                 ))));
             }
@@ -492,7 +495,7 @@ impl Compiler<'_> {
                 push(Op::Action(Box::new(Action::new(&what, place, self.fields))));
             }
             Expr::Unknown { name, .. } => push(Op::Doubt(Box::new(Reason::new(
-                false,
+                DoubtKind::Missing,
                 format!("the expression {name} is not known"),
             )))),
         }
@@ -528,7 +531,7 @@ impl Compiler<'_> {
                     _ => "connlimit",
                 };
                 let text = format!("how far the {what} {name} is used up");
-                push(Op::Doubt(Box::new(Reason::new(true, text))));
+                push(Op::Doubt(Box::new(Reason::new(DoubtKind::State, text))));
             }
             10 => match self.names.object(kind, name) {
                 Some(ObjectState::Expr(Expr::Synproxy { .. })) => self.synproxy(push),
@@ -540,7 +543,7 @@ impl Compiler<'_> {
             9 => push(doubt_stateful("how many connections are expected")),
             1 | 3 | 6..=8 => {}
             _ => push(Op::Doubt(Box::new(Reason::new(
-                false,
+                DoubtKind::Missing,
                 format!("objects of type {kind} are not known"),
             )))),
         }

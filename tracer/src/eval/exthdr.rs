@@ -1,7 +1,7 @@
 //! IPv6 extension headers, and the options of IPv4, TCP, SCTP and DCCP (net/netfilter/nft_exthdr.c, v6.18).
 
 use super::{
-    field::{Reason, Value},
+    field::{DoubtKind, Reason, Value},
     headers::{DCCP, ETH_IPV4, ETH_IPV6, Gap, SCTP, TCP},
     packet::Packet,
 };
@@ -32,7 +32,7 @@ pub(super) fn load(
         4 => dccp(packet, &want),
         _ => {
             return Value::Unknown(Reason::new(
-                false,
+                DoubtKind::Missing,
                 format!("extension headers of kind {op} are not known"),
             ));
         }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::xt::XtField;
+pub use crate::event::DoubtKind;
 use crate::ruleset::expr::PayloadBase;
 
 /// One datum. Its bytes are what nf_tables puts into registers: network order for packet bytes, host order for integers of meta and ct.
@@ -129,9 +130,8 @@ impl std::fmt::Debug for Bytes {
 /// Why something is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reason {
-    /// It depends on what other packets did or on chance: a limit, a quota, a set that rules fill, a random number. Else information
-    /// is missing that somebody could have.
-    pub stateful: bool,
+    /// What is not known.
+    pub kind: DoubtKind,
     /// In words: "the bytes were not captured".
     pub text: Cow<'static, str>,
 }
@@ -140,7 +140,7 @@ impl Reason {
     /// Information is missing.
     pub const fn missing(text: &'static str) -> Self {
         Self {
-            stateful: false,
+            kind: DoubtKind::Missing,
             text: Cow::Borrowed(text),
         }
     }
@@ -148,15 +148,31 @@ impl Reason {
     /// It depends on a state that the packet does not show.
     pub const fn stateful(text: &'static str) -> Self {
         Self {
-            stateful: true,
+            kind: DoubtKind::State,
+            text: Cow::Borrowed(text),
+        }
+    }
+
+    /// A rule has changed it, and the packet shows only what it was in the end.
+    pub const fn rewritten(text: &'static str) -> Self {
+        Self {
+            kind: DoubtKind::Rewritten,
+            text: Cow::Borrowed(text),
+        }
+    }
+
+    /// It depends on which of two chains comes first.
+    pub const fn order(text: &'static str) -> Self {
+        Self {
+            kind: DoubtKind::Order,
             text: Cow::Borrowed(text),
         }
     }
 
     /// The same with words made at run time.
-    pub fn new(stateful: bool, text: String) -> Self {
+    pub fn new(kind: DoubtKind, text: String) -> Self {
         Self {
-            stateful,
+            kind,
             text: Cow::Owned(text),
         }
     }

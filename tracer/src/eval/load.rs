@@ -2,7 +2,7 @@
 
 use super::{
     exthdr, fib,
-    field::{Bytes, Field, Reason, Value},
+    field::{Bytes, DoubtKind, Field, Reason, Value},
     headers::{self, ETH_IPV4, ETH_IPV6, Gap, IPV4, IPV6, NETDEV, TCP, UDP},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
     world::World,
@@ -211,7 +211,10 @@ fn meta(packet: &Packet<'_>, world: &World, key: u32) -> Value {
         30..=32 => Value::Unknown(Reason::missing(
             "the kernel's clock at the packet is not known",
         )),
-        _ => Value::Unknown(Reason::new(false, format!("meta key {key} is not known"))),
+        _ => Value::Unknown(Reason::new(
+            DoubtKind::Missing,
+            format!("meta key {key} is not known"),
+        )),
     }
 }
 
@@ -316,7 +319,10 @@ fn ct(packet: &Packet<'_>, key: u32, direction: Option<u8>) -> Value {
         6 => unknown("the connection's helper is not known"),
         14..=16 => Value::Unknown(Reason::stateful("what the connection has transferred")),
         5 => Value::Unknown(Reason::stateful("when the connection expires")),
-        _ => Value::Unknown(Reason::new(false, format!("ct key {key} is not known"))),
+        _ => Value::Unknown(Reason::new(
+            DoubtKind::Missing,
+            format!("ct key {key} is not known"),
+        )),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     code::{Code, Decided, Op},
     compile::Compiler,
-    field::Reason,
+    field::{DoubtKind, Reason},
     headers::{BRIDGE, INET, IPV4, IPV6, NETDEV},
     legacy,
     outcome::{ChainId, Fate, Outcome, RuleId, TableId},
@@ -108,9 +108,10 @@ impl Jumps<'_> {
             let name = verdict.chain.as_deref().unwrap_or_default();
             match self.0.get(name) {
                 Some(chain) => make(*chain),
-                None => {
-                    Decided::Unknown(Reason::new(false, format!("the chain {name} is not known")))
-                }
+                None => Decided::Unknown(Reason::new(
+                    DoubtKind::Missing,
+                    format!("the chain {name} is not known"),
+                )),
             }
         };
         match verdict.code {
@@ -128,7 +129,7 @@ impl Jumps<'_> {
                 bypass: code & 0x8000 != 0,
             }),
             code => Decided::Unknown(Reason::new(
-                false,
+                DoubtKind::Missing,
                 format!("the verdict {code} is not known"),
             )),
         }

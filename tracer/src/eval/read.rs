@@ -370,7 +370,7 @@ impl<'r> Reader<'r> {
         }
         let kind = write::kind(&field);
         if self.phase.with_tracking && matches!(field, Field::Ct { .. }) {
-            return Some(Value::Unknown(Reason::missing(
+            return Some(Value::Unknown(Reason::order(
                 "whether tracking comes before this chain is not known",
             )));
         }

@@ -219,7 +219,7 @@ impl<'a> Walker<'a> {
                 writes: Vec::new(),
                 assumed: match order {
                     0 => Vec::new(),
-                    _ => vec![Reason::missing(
+                    _ => vec![Reason::order(
                         "the order of chains with the same priority is not known",
                     )],
                 },

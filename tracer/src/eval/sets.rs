@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     code::{Bounds, Decided},
-    field::Reason,
+    field::{DoubtKind, Reason},
     hash::BuildQuick,
     program::Jumps,
 };
@@ -88,10 +88,10 @@ impl Lookup {
             catch_all: None,
             is_map: set.flags & (Set::MAP | Set::OBJECT) != 0,
             growing: (set.flags & Set::EVAL != 0)
-                .then(|| Reason::new(true, format!("rules fill the set {}", set.name))),
+                .then(|| Reason::new(DoubtKind::State, format!("rules fill the set {}", set.name))),
             objects: match set.obj_type {
                 Some(2 | 4 | 5 | 9 | 10) => Some(Reason::new(
-                    true,
+                    DoubtKind::State,
                     format!("what the objects of {} let through", set.name),
                 )),
                 _ => None,
@@ -250,10 +250,16 @@ fn left(set: &Set, element: &Element, age: Duration) -> Left {
 fn doubt(set: &Set, element: &Element, shrinking: bool, left: &Left) -> Option<Reason> {
     let name = &set.name;
     if let Left::Unknown = left {
-        return Some(Reason::new(true, format!("elements of {name} expire")));
+        return Some(Reason::new(
+            DoubtKind::State,
+            format!("elements of {name} expire"),
+        ));
     }
     if shrinking {
-        return Some(Reason::new(true, format!("rules delete from {name}")));
+        return Some(Reason::new(
+            DoubtKind::State,
+            format!("rules delete from {name}"),
+        ));
     }
     let exprs = element.exprs.iter().chain(&set.exprs);
     let stateful = exprs
@@ -261,7 +267,7 @@ fn doubt(set: &Set, element: &Element, shrinking: bool, left: &Left) -> Option<R
         .find(|expr| !matches!(expr, Expr::Counter(_) | Expr::Last { .. }));
     stateful.map(|expr| {
         let text = format!("elements of {name} have a {}", expr.name());
-        Reason::new(true, text)
+        Reason::new(DoubtKind::State, text)
     })
 }
 

@@ -195,7 +195,7 @@ impl Program {
                         Ok(bytes) => Value::bytes(bytes),
                         Err(reason) => Value::Unknown(reason),
                     },
-                    None => Value::Unknown(Reason::missing("an earlier rule changed it")),
+                    None => Value::Unknown(Reason::rewritten("an earlier rule changed it")),
                 };
                 // Without a connection its mark cannot be set, and nothing comes of it.
                 if matches!(**field, Field::Ct { .. }) && reader.read(**field) == Value::Break {

@@ -6,6 +6,7 @@ mod logged;
 mod sets;
 
 use super::{
+    field::DoubtKind,
     miss::Texts,
     outcome::{Answer, Decision, Fate, Known, Outcome},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
@@ -217,7 +218,7 @@ fn what_is_beyond_the_packet_breaks_and_what_was_not_captured_is_unknown() {
     let fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
     assert_eq!(fates, [Fate::Drop, Fate::Accept]);
     assert!(outcome.ends.iter().all(|end| !end.assumed.is_empty()));
-    assert!(!outcome.ends[0].assumed[0].stateful);
+    assert!(outcome.ends[0].assumed[0].kind == DoubtKind::Missing);
 }
 
 #[test]
@@ -249,7 +250,12 @@ fn a_limit_forks_the_way_and_only_where_it_matters() {
     let outcome = evaluate(&rules, &packet());
     let fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
     assert_eq!(fates, [Fate::Accept, Fate::Drop]);
-    assert!(outcome.ends.iter().all(|end| end.assumed[0].stateful));
+    assert!(
+        outcome
+            .ends
+            .iter()
+            .all(|end| end.assumed[0].kind == DoubtKind::State)
+    );
     // It was dropped, so one is left.
     assert!(
         matches!(outcome.answer(&Known::default()), Answer::Computed(end) if end.fate == Fate::Drop)

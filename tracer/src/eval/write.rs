@@ -1,7 +1,7 @@
 //! What rules may change of the packet that others read.
 
 use super::{
-    field::{Field, Reason, Value},
+    field::{DoubtKind, Field, Reason, Value},
     load::{ct_key, meta_key},
     xt::XtField,
 };
@@ -107,14 +107,14 @@ pub(super) fn reason(kind: Kinds) -> Reason {
         .copied()
         .unwrap_or("the packet");
     Reason::new(
-        false,
+        DoubtKind::Rewritten,
         format!("a rule changed {name}, and what was before is not known"),
     )
 }
 
 /// Why a field that was written is not known.
 fn changed() -> Value {
-    Value::Unknown(Reason::missing("an earlier rule changed it"))
+    Value::Unknown(Reason::rewritten("an earlier rule changed it"))
 }
 
 /// What writes have made of a field: `None` if they do not touch it. `shown` is what the packet itself has.

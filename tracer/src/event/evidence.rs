@@ -15,6 +15,9 @@ pub struct Evidence {
     pub confidence: Confidence,
     /// With [`Confidence::Ambiguous`], the rules that it can have been.
     pub candidates: Vec<Candidate>,
+    /// With [`Confidence::Ambiguous`] of [`EvidenceSource::Evaluator`], what is not known and decides which of them it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
     /// The function that freed the packet, `symbol+0xoffset`, where the source is the engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Arc<str>>,
@@ -25,6 +28,43 @@ pub struct Evidence {
     /// drops the packet. A disagreement is a bug in fwtrace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<Vec<Candidate>>,
+}
+
+/// Something that is not known, and that the rule depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Doubt {
+    /// Which kind of thing.
+    pub kind: DoubtKind,
+    /// In words: `how many tokens the limit has left`.
+    pub text: Arc<str>,
+}
+
+/// Kinds of things that are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DoubtKind {
+    /// It depends on what other packets did or on chance: a limit, a quota, a set that rules fill, a
+    /// random number.
+    State,
+    /// A rule of the same hook has changed it, and the packet shows only what it was in the end.
+    Rewritten,
+    /// Which of two chains with one priority comes first.
+    Order,
+    /// Information is missing that somebody could have: bytes that were not captured, an expression
+    /// that is not understood.
+    Missing,
+}
+
+impl DoubtKind {
+    /// The word of the JSON contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Rewritten => "rewritten",
+            Self::Order => "order",
+            Self::Missing => "missing",
+        }
+    }
 }
 
 /// What in a chain drops a packet.
@@ -54,6 +94,7 @@ impl Evidence {
             source,
             confidence: Confidence::Exact,
             candidates: Vec::new(),
+            doubts: Vec::new(),
             location: None,
             decided_by: None,
             disagreement: None,
@@ -66,6 +107,7 @@ impl Evidence {
             source: EvidenceSource::Engine,
             confidence: Confidence::Engine,
             candidates: Vec::new(),
+            doubts: Vec::new(),
             location,
             decided_by,
             disagreement: None,

@@ -4,8 +4,9 @@ use super::*;
 use crate::event::tests::drop_event;
 use crate::event::{
     Candidate, ChangedBy, Confidence, Conntrack, ConntrackCounters, Counted, CtState, DecidedBy,
-    DropEvent, Engine, ErrorEvent, Evidence, EvidenceSource, Family, Hook, Nat, NearestMiss,
-    NetnsRef, Phase, PolicyRef, Process, RuleRef, Step, StepResult, Summary, Tuple, Verdict,
+    Doubt, DoubtKind, DropEvent, Engine, ErrorEvent, Evidence, EvidenceSource, Family, Hook, Nat,
+    NearestMiss, NetnsRef, Phase, PolicyRef, Process, RuleRef, Step, StepResult, Summary, Tuple,
+    Verdict,
 };
 use crate::packet::Proto;
 
@@ -147,11 +148,15 @@ fn ambiguous_names_every_candidate() {
         source: EvidenceSource::Evaluator,
         confidence: Confidence::Ambiguous,
         candidates: vec![Candidate::Rule(first), Candidate::Policy(second)],
+        doubts: vec![Doubt {
+            kind: DoubtKind::State,
+            text: "how many tokens the limit has left".into(),
+        }],
         location: None,
         decided_by: None,
         disagreement: None,
     };
-    let out = lines(&options(), drop);
+    let out = lines(&options(), drop.clone());
     assert!(
         out.contains("by nftables input, one of 2 candidates (evaluator evidence)  ct new\n"),
         "{out}"
@@ -159,6 +164,15 @@ fn ambiguous_names_every_candidate() {
     assert!(out.contains("\n                    inet t sub rule 1 (handle 3): tcp dport 80 counter drop comment \"block web\"\n"), "{out}");
     assert!(
         out.ends_with("\n                    inet fw forward policy drop\n"),
+        "{out}"
+    );
+    let verbose = Options {
+        verbosity: 1,
+        ..options()
+    };
+    let out = lines(&verbose, drop);
+    assert!(
+        out.contains("\n                    not known: how many tokens the limit has left\n"),
         "{out}"
     );
 }

@@ -304,6 +304,15 @@ fn details(line: &mut String, drop: &DropEvent) -> fmt::Result {
     if let Some(ct) = &drop.conntrack {
         conntrack(line, ct)?;
     }
+    for (i, doubt) in evidence.doubts.iter().enumerate() {
+        if i == 0 {
+            below(line);
+            line.push_str("not known: ");
+        } else {
+            line.push_str("; ");
+        }
+        write!(line, "{}", Clean(&doubt.text))?;
+    }
     if let Some(candidates) = &evidence.disagreement {
         below(line);
         line.push_str("the evaluator disagrees (a bug in fwtrace, please report it): ");

@@ -78,7 +78,12 @@ fn an_element_that_has_time_left_is_there() {
         let program = Program::aged(Some(&rules(set)), &[], age);
         let outcome = program.evaluate(&packet(), &World::default());
         let fates: Vec<Fate> = outcome.ends.iter().map(|end| end.fate).collect();
-        assert!(outcome.ends[0].assumed.iter().all(|reason| reason.stateful));
+        assert!(
+            outcome.ends[0]
+                .assumed
+                .iter()
+                .all(|reason| reason.kind == DoubtKind::State)
+        );
         (fates, program.lasts())
     };
     let (fates, lasts) = fates_after(hourly(0, 3_000_000), 1000);

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        field::{Field, Reason, Value},
+        field::{DoubtKind, Field, Reason, Value},
         read::{Fields, Reader, Slot},
     },
     Answer, Place, XtField,
@@ -30,7 +30,7 @@ const PRIORITY: Field = Field::Meta(2);
 const SECMARK: Field = Field::Meta(14);
 /// `NF_VERDICT_FLAG_QUEUE_BYPASS`.
 const BYPASS: i32 = 0x8000;
-const REWRITTEN: Reason = Reason::missing("a rule has rewritten it");
+const REWRITTEN: Reason = Reason::rewritten("a rule has rewritten it");
 
 /// What a target does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Action {
             | Target::Trace => Effect::Continue,
             Target::Unknown { name, .. } => {
                 let text = format!("target {name} is not evaluated");
-                Effect::Unknown(Reason::new(false, text))
+                Effect::Unknown(Reason::new(DoubtKind::Missing, text))
             }
         }
     }

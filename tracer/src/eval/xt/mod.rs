@@ -40,7 +40,7 @@ pub use load::XtField;
 pub(super) use load::load;
 
 use super::{
-    field::Reason,
+    field::{DoubtKind, Reason},
     outcome::Words,
     read::{Fields, Reader},
 };
@@ -173,7 +173,7 @@ impl Matcher {
             Kind::Nothing => Ok(true),
             Kind::Foreign(name) => {
                 let text = format!("match {name} is not evaluated");
-                Err(Answer::Unknown(Reason::new(false, text)))
+                Err(Answer::Unknown(Reason::new(DoubtKind::Missing, text)))
             }
         };
         match result {

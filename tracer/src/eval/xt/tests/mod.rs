@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::{
     super::{
+        field::DoubtKind,
         packet::{Device, Fact, Packet, Tracking},
         read::{Fields, Reader},
         world::{Link, World},
@@ -71,7 +72,7 @@ fn test(what: &Match, packet: &Packet<'_>) -> Answer {
 }
 
 fn is_unknown(answer: &Answer, stateful: bool) -> bool {
-    matches!(answer, Answer::Unknown(reason) if reason.stateful == stateful)
+    matches!(answer, Answer::Unknown(reason) if (reason.kind == DoubtKind::State) == stateful)
 }
 
 fn words(what: &Match) -> String {
@@ -311,7 +312,7 @@ fn what_is_not_known_of_an_extension_is_unknown() {
         panic!("known");
     };
     assert_eq!(reason.to_string(), "match frobnicate is not evaluated");
-    assert!(!reason.stateful);
+    assert!(reason.kind == DoubtKind::Missing);
 }
 
 fn sets(set: IpSet) -> World {

@@ -3,7 +3,7 @@
 use super::{SYN, V4, packet};
 use crate::{
     eval::{
-        field::Value,
+        field::{DoubtKind, Value},
         packet::{Connection, Packet, Tracking, Tuple},
         read::{Fields, Reader},
         world::World,
@@ -70,14 +70,16 @@ fn targets_that_decide() {
     let mut bytes = SYN;
     bytes[14 + 20 + 13] = 0x10;
     let ack = run(&proxy(), &packet(&bytes), &[]).0;
-    assert!(matches!(ack, Effect::Unknown(reason) if reason.stateful));
+    assert!(matches!(ack, Effect::Unknown(reason) if reason.kind == DoubtKind::State));
     assert_eq!(decide(Target::Trace), Effect::Continue);
     let foreign = Target::Unknown {
         name: "FROB".into(),
         rev: 0,
         info: vec![],
     };
-    assert!(matches!(decide(foreign), Effect::Unknown(reason) if !reason.stateful));
+    assert!(
+        matches!(decide(foreign), Effect::Unknown(reason) if reason.kind == DoubtKind::Missing)
+    );
 }
 
 #[test]
