@@ -130,6 +130,40 @@ fn sets_of_ipset_have_their_names() -> Result<()> {
     end_well(fwtrace)
 }
 
+/// Nobody tells that an ipset has been changed: a drop just after that is not judged by what it held before.
+#[test]
+fn a_changed_ipset_is_not_taken_for_what_it_was() -> Result<()> {
+    let net = Net::routed()?;
+    net.r
+        .command(&["ipset", "create", "fickle", "hash:net"], "")?;
+    for rule in ["-m set --match-set fickle src -j DROP", "-j DROP"] {
+        let rule = format!("-A INPUT -p udp --dport 3959 {rule}");
+        let mut argv = vec!["iptables-nft"];
+        argv.extend(rule.split(' '));
+        net.r.command(&argv, "")?;
+    }
+    let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "evaluator"])?;
+    let mut answer = || {
+        udp(&net, A, R, false, (4959, 3959));
+        let event = fwtrace.drop_to_port(3959)?.json;
+        let computed = at(&event, "evidence.confidence") == "computed";
+        anyhow::Ok(computed.then(|| at(&event, "rule.number")))
+    };
+    for (verb, number) in [("add", 1), ("del", 2)].into_iter().cycle().take(20) {
+        net.r
+            .command(&["ipset", verb, "fickle", "10.1.0.0/24"], "")?;
+        // Known again once two readings have found the same.
+        let mut last = None;
+        let known = wait_until(|| {
+            last = answer().ok().flatten();
+            last.is_some()
+        });
+        ensure!(known, "never computed again");
+        ensure!(last == Some(number.into()), "{verb}: {last:?}");
+    }
+    end_well(fwtrace)
+}
+
 #[test]
 fn a_legacy_rule_is_not_guessed() -> Result<()> {
     let net = Net::routed()?;

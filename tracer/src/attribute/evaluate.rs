@@ -8,7 +8,7 @@ use std::{
 
 use fwtrace_abi::Record;
 
-use super::{Place, legacy, rules};
+use super::{Place, legacy, rules, surroundings};
 use crate::{
     eval::{
         cache::Cache,
@@ -28,7 +28,7 @@ use crate::{
         render::Names,
         snapshot::Snapshots,
     },
-    xtables::{self, legacy::Table, save},
+    xtables::{self, legacy::Table},
 };
 
 /// Compiled rulesets that are kept of a namespace: drops of the one before are still on their way.
@@ -160,11 +160,17 @@ impl Evaluator {
         };
         let compiled = known.get_mut(at)?;
         let nothing = World::default();
-        let world = match &mut place.surroundings {
-            Some(surroundings) => surroundings.world(compiled.names_sets),
-            None => &nothing,
+        let surroundings = match &mut place.surroundings {
+            Some(surroundings) => {
+                let needs = compiled.cache.program().needs();
+                surroundings.at(record.time, needs, !exact)
+            }
+            None => surroundings::Known {
+                world: &nothing,
+                blind: None,
+            },
         };
-        Some(compiled.opinion(packet, world, place.names, clues, self.depth))
+        Some(compiled.opinion(packet, &surroundings, place.names, clues, self.depth))
     }
 }
 
@@ -217,8 +223,6 @@ struct Compiled {
     legacy: Vec<Table>,
     /// Then an element expires that was taken to be there.
     until: Option<Instant>,
-    /// A rule names a set of ipset. Asking for them can have the kernel load a module.
-    names_sets: bool,
     cache: Cache,
     /// By address of the walk, which is kept with it.
     ways: HashMap<usize, (Arc<Walk>, Way)>,
@@ -246,7 +250,6 @@ impl Compiled {
             stamp,
             until: program.lasts().map(|lasts| now + lasts),
             cache: Cache::new(Arc::new(program)),
-            names_sets: save::names_ip_sets(nft.as_deref(), &legacy),
             nft,
             legacy,
             ways: HashMap::new(),
@@ -259,12 +262,19 @@ impl Compiled {
     fn opinion(
         &mut self,
         packet: &Packet<'_>,
-        world: &World,
+        surroundings: &surroundings::Known<'_>,
         names: &Names,
         clues: Clues<'_>,
         depth: Depth,
     ) -> Opinion {
-        let outcome = self.cache.evaluate(packet, world);
+        let world = surroundings.world;
+        let outcome = match surroundings.blind {
+            // What is not known stays out of the cache.
+            Some(blind) if clues.exact.is_none() => {
+                Arc::new(self.cache.program().evaluate(packet, blind))
+            }
+            _ => self.cache.evaluate(packet, world),
+        };
         let mut known = Known {
             engine: clues.engine,
             by_rule: clues.by_rule,
@@ -285,7 +295,9 @@ impl Compiled {
         if let Some(exact) = clues.exact {
             known.decision = self.decision(clues.engine, exact);
             let dropping = || outcome.ends.iter().filter(|end| end.fate.is_drop());
+            // A set may have been changed since.
             let agrees = outcome.incomplete.is_some()
+                || surroundings.blind.is_some()
                 || dropping().any(|end| Some(end.decision) == known.decision);
             if known.decision.is_some() && !agrees {
                 let named = dropping().filter_map(|end| self.named(end, names));
@@ -295,7 +307,7 @@ impl Compiled {
         let told = match (clues.exact, &disagreement) {
             (Some(_), None) => known.decision.is_some(),
             (Some(_), Some(_)) => false,
-            (None, _) => matches!(answer, Said::Computed(_)),
+            (None, _) => matches!(answer, Said::Computed(_)) && surroundings.blind.is_none(),
         };
         let mut way = Way::default();
         if depth > Depth::Rule && told {

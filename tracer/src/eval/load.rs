@@ -6,11 +6,21 @@ use super::{
     headers::{self, ETH_IPV4, ETH_IPV6, Gap, IPV4, IPV6, NETDEV, TCP, UDP},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
     world::World,
-    xt,
+    xt::{self, XtField},
 };
 use crate::ruleset::expr::PayloadBase;
 
-/// The value of the field in this packet.
+/// Whether [`field`] asks the world for it.
+pub(super) fn reads_links(field: Field) -> bool {
+    match field {
+        Field::Meta(key) => matches!(key, 8 | 9 | 17 | 18 | 21 | 22 | 26 | 27 | 36),
+        Field::Fib { .. } => true,
+        Field::Xt(field) => matches!(field, XtField::SourceMac | XtField::DestinationMac),
+        _ => false,
+    }
+}
+
+/// The value of the field in this packet. What it asks the world for is what [`reads_links`] names.
 pub(super) fn field(field: Field, packet: &Packet<'_>, world: &World) -> Value {
     match field {
         Field::Payload { base, offset, len } => payload(packet, base, offset, len),

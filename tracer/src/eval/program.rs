@@ -10,7 +10,7 @@ use super::{
     legacy,
     outcome::{ChainId, Fate, Outcome, RuleId, TableId},
     packet::Packet,
-    read::{Fields, Reader},
+    read::{Fields, Needs, Reader},
     run,
     sets::Lookup,
     world::World,
@@ -225,6 +225,11 @@ impl Program {
     /// How long it holds from its making on: an element of a set that it takes to be there expires then. `None`: none does.
     pub fn lasts(&self) -> Option<Duration> {
         self.lasts
+    }
+
+    /// What it reads of the world; of the rest it need not know anything.
+    pub fn needs(&self) -> Needs {
+        self.fields.needs()
     }
 
     /// Every end that the packet's walk through its hook can have.

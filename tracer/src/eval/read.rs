@@ -30,12 +30,38 @@ pub struct Fields {
     list: Vec<Field>,
     slots: HashMap<Field, Slot, BuildQuick>,
     requested: Vec<Field>,
+    needs: Needs,
+}
+
+/// What a program reads of the [`World`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Links and routes.
+    pub links: bool,
+    /// ipsets.
+    pub sets: bool,
 }
 
 impl Fields {
+    /// Notes that the program reads links or routes.
+    pub fn need_links(&mut self) {
+        self.needs.links = true;
+    }
+
+    /// Notes that the program reads ipsets.
+    pub fn need_sets(&mut self) {
+        self.needs.sets = true;
+    }
+
+    /// What was noted.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
     /// The field's number; it gets one if it has none.
     pub fn slot(&mut self, field: Field) -> Slot {
         self.requested.push(field);
+        self.needs.links |= load::reads_links(field);
         *self.slots.entry(field).or_insert_with(|| {
             let slot = Slot(self.list.len() as u32);
             self.list.push(field);

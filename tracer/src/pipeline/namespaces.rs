@@ -54,10 +54,26 @@ struct Watched {
 }
 
 impl Watched {
-    /// Reads the names that its rules have anew.
+    /// Reads anew what its rules name: the machine's names, the namespace's interfaces as they are now, and its ipsets if a rule has one.
     fn name(&mut self, system: &Names) {
         let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
-        self.names = names(system, self.file.as_ref(), rulesets, legacy);
+        let Some(netns) = &self.file else {
+            self.names = system.clone();
+            return;
+        };
+        let interfaces = netns.interfaces().unwrap_or_default();
+        let names = system.clone().with_interfaces(interfaces);
+        let ruleset = rulesets.map(|rulesets| &*rulesets.newest().ruleset);
+        let tables = legacy.into_iter().flat_map(Tables::newest);
+        // Asking for ipsets can have the kernel load a module.
+        let sets = save::names_ip_sets(ruleset, tables.map(|table| &**table));
+        self.names = match sets {
+            true => names.with_ip_sets(ipset::names_in(netns)),
+            false => names,
+        };
+        if let Some(surroundings) = self.surroundings.as_mut().filter(|_| sets) {
+            surroundings.expect_sets();
+        }
     }
 
     /// What conntrack has counted so far.
@@ -141,28 +157,22 @@ impl Namespaces {
             Some(tokio::task::spawn_local(follow))
         });
         let findable = self.found.name(inode).is_some();
-        self.watched.insert(
-            inode,
-            Watched {
-                netns: netns.to_ref(),
-                epoch: self.epochs,
-                names: names(
-                    &self.system,
-                    Some(netns),
-                    rulesets.as_ref(),
-                    legacy.as_ref(),
-                ),
-                file: Some(netns.clone()),
-                rulesets,
-                legacy,
-                surroundings: Some(Surroundings::open(netns.as_fd())),
-                connections: connections(netns),
-                counters_told: false,
-                legacy_failed: false,
-                follower,
-                findable,
-            },
-        );
+        let mut watched = Watched {
+            netns: netns.to_ref(),
+            epoch: self.epochs,
+            names: self.system.clone(),
+            file: Some(netns.clone()),
+            rulesets,
+            legacy,
+            surroundings: Some(Surroundings::open(netns.as_fd())),
+            connections: connections(netns),
+            counters_told: false,
+            legacy_failed: false,
+            follower,
+            findable,
+        };
+        watched.name(&self.system);
+        self.watched.insert(inode, watched);
     }
 
     /// Takes in the namespace of a drop, if it is new; gives it then.
@@ -387,28 +397,6 @@ fn connections(netns: &NetNs) -> Option<Connections> {
         None
     })
 }
-
-/// The names of the machine, with the namespace's interfaces as they are now, and its ipsets if a rule has one.
-fn names(
-    system: &Names,
-    netns: Option<&NetNs>,
-    rulesets: Option<&Snapshots>,
-    legacy: Option<&Tables>,
-) -> Names {
-    let Some(netns) = netns else {
-        return system.clone();
-    };
-    let interfaces = netns.interfaces().unwrap_or_default();
-    let names = system.clone().with_interfaces(interfaces);
-    let ruleset = rulesets.map(|rulesets| &*rulesets.newest().ruleset);
-    let tables = legacy.into_iter().flat_map(Tables::newest);
-    if save::names_ip_sets(ruleset, tables.map(|table| &**table)) {
-        names.with_ip_sets(ipset::names_in(netns))
-    } else {
-        names
-    }
-}
-
 /// Waits for notifications about `inode`'s ruleset, until the task is aborted.
 async fn follow(namespaces: Weak<RefCell<Namespaces>>, inode: u32, socket: AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = socket.readable().await {

@@ -82,6 +82,7 @@ impl Route {
     }
 
     fn new(want: Want, family: Family, fields: &mut Fields) -> Self {
+        fields.need_links();
         Self {
             source: fields.slot(source(family)),
             destination: fields.slot(destination(family)),

@@ -46,7 +46,9 @@ enum Membership {
 
 impl Set {
     pub(super) fn new(want: &matches::set::Set, family: Family, fields: &mut Fields) -> Self {
-        // What is read depends on the set's type.
+        fields.need_sets();
+        // What is read depends on the set's type; the address of a link is among it.
+        fields.need_links();
         fields.slot(source(family));
         fields.slot(MARK);
         Self {
