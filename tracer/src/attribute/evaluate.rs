@@ -228,7 +228,8 @@ struct Compiled {
     ways: HashMap<usize, (Arc<Walk>, Way)>,
     rules: HashMap<(RuleId, Option<ChainId>), Arc<RuleRef>>,
     policies: HashMap<ChainId, Arc<PolicyRef>>,
-    decisions: HashMap<Candidate, Option<Decision>>,
+    /// By address of the rule or policy, which is kept with it.
+    decisions: HashMap<usize, (Candidate, Option<Decision>)>,
 }
 
 impl Compiled {
@@ -521,7 +522,11 @@ impl Compiled {
 
     /// What the kernel has named, in the program's terms; `None`: it is not in these rulesets.
     fn decision(&mut self, engine: Option<EngineKind>, exact: &Candidate) -> Option<Decision> {
-        if let Some(decision) = self.decisions.get(exact) {
+        let address = match exact {
+            Candidate::Rule(rule) => Arc::as_ptr(rule).addr(),
+            Candidate::Policy(policy) => Arc::as_ptr(policy).addr(),
+        };
+        if let Some((_, decision)) = self.decisions.get(&address) {
             return *decision;
         }
         let legacy = engine == Some(EngineKind::Legacy);
@@ -540,7 +545,10 @@ impl Compiled {
                 .find(legacy, policy.family, &policy.table, &policy.chain)
                 .map(Decision::Policy),
         };
-        self.decisions.insert(exact.clone(), decision);
+        if self.decisions.len() >= WAYS {
+            self.decisions.clear();
+        }
+        self.decisions.insert(address, (exact.clone(), decision));
         decision
     }
 

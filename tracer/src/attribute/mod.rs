@@ -110,16 +110,23 @@ impl Attributor {
     /// As [`event`](Self::event), for a drop whose trace says the same as the record or has completed it: that counts whatever evidence
     /// is to be used otherwise.
     pub fn traced(&mut self, raw: &RawDrop, time: Timestamp, place: Place<'_>) -> DropEvent {
-        let ladder = std::mem::replace(&mut self.ladder, Ladder::Best);
-        let event = self.event(raw, time, place);
-        self.ladder = ladder;
-        event
+        self.by(Ladder::Best, raw, time, place)
     }
 
     /// The event. `time` is the drop's wall-clock time.
     ///
     /// Blocks for milliseconds when the ruleset has to be read first.
-    pub fn event(&mut self, raw: &RawDrop, time: Timestamp, mut place: Place<'_>) -> DropEvent {
+    pub fn event(&mut self, raw: &RawDrop, time: Timestamp, place: Place<'_>) -> DropEvent {
+        self.by(self.ladder, raw, time, place)
+    }
+
+    fn by(
+        &mut self,
+        ladder: Ladder,
+        raw: &RawDrop,
+        time: Timestamp,
+        mut place: Place<'_>,
+    ) -> DropEvent {
         let record = &raw.record;
         let capture = Capture::new(record, &raw.packet);
         let packet = capture.packet();
@@ -129,7 +136,7 @@ impl Attributor {
         let (mut opinion, mut why) = (None, None);
         if record.reason == self.netfilter_drop {
             let clues;
-            (finding, clues) = self.kernel(record, &mut place);
+            (finding, clues) = self.kernel(ladder, record, &mut place);
             if finding.engine == Engine::Other
                 && let Some(told) = by_conntrack::tell(record, pf, hook, &mut place)
             {
@@ -194,6 +201,7 @@ impl Attributor {
     /// evaluator; `None`: nothing, it may not have been a rule at all.
     fn kernel(
         &mut self,
+        ladder: Ladder,
         record: &Record,
         place: &mut Place<'_>,
     ) -> (Finding, Option<Clues<'static>>) {
@@ -227,9 +235,9 @@ impl Attributor {
         };
         // Where nf_tables drops in place, a drop elsewhere is that of some other part of netfilter.
         let elsewhere = clues.engine.is_none() && self.locations.drops_in_place();
-        let clues = (self.ladder != Ladder::Engine && !elsewhere).then_some(clues);
+        let clues = (ladder != Ladder::Engine && !elsewhere).then_some(clues);
         let mut finding = Finding::none(engine, &self.locations, record);
-        if self.ladder != Ladder::Best {
+        if ladder != Ladder::Best {
             return (finding, clues);
         }
         match (resolved, told) {

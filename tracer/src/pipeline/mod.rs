@@ -283,7 +283,10 @@ impl Run<'_> {
     fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
         let since_boot = boot_offset();
         let traces = match &self.tracing {
-            Some(tracing) => tracing.borrow_mut().join(batch),
+            Some(tracing) => {
+                let mut namespaces = self.namespaces.borrow_mut();
+                tracing.borrow_mut().join(batch, &mut namespaces)
+            }
             None => Vec::new(),
         };
         let traces = traces.into_iter().chain(std::iter::repeat_with(|| None));

@@ -255,6 +255,11 @@ impl Namespaces {
         !self.all && self.watched.is_empty()
     }
 
+    /// `inode`'s legacy tables, if they can be read.
+    pub(super) fn legacy(&mut self, inode: u32) -> Option<&mut Tables> {
+        self.watched.get_mut(&inode)?.legacy.as_mut()
+    }
+
     /// The namespaces whose legacy tables can be read: inode, epoch, the namespace, its tables.
     pub(super) fn legacy_tables(
         &mut self,
@@ -397,6 +402,7 @@ fn connections(netns: &NetNs) -> Option<Connections> {
         None
     })
 }
+
 /// Waits for notifications about `inode`'s ruleset, until the task is aborted.
 async fn follow(namespaces: Weak<RefCell<Namespaces>>, inode: u32, socket: AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = socket.readable().await {

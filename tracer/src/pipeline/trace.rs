@@ -21,6 +21,7 @@ use nix::{
 };
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
+use super::namespaces::Namespaces;
 use crate::{
     bpf::reader::RawDrop,
     cli::Filter,
@@ -112,7 +113,6 @@ struct Traced {
 /// ip_tables' TRACE lines.
 struct Lines {
     receiver: Receiver,
-    tables: Tables,
     _switched: Switched,
 }
 
@@ -211,7 +211,6 @@ impl Tracing {
         let switched = Switched::set(netns, &families)?;
         Ok(Some(Lines {
             receiver,
-            tables,
             _switched: switched,
         }))
     }
@@ -236,7 +235,11 @@ impl Tracing {
     }
 
     /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
-    pub(super) fn join(&mut self, batch: &[RawDrop]) -> Vec<Option<Found>> {
+    pub(super) fn join(
+        &mut self,
+        batch: &[RawDrop],
+        namespaces: &mut Namespaces,
+    ) -> Vec<Option<Found>> {
         for (inode, traced) in &mut self.traced {
             if batch.iter().any(|raw| raw.record.netns == *inode) {
                 traced.drain();
@@ -271,7 +274,8 @@ impl Tracing {
                     .map(|(other, _)| other.record.time)
                     .collect()
             };
-            found.push(traced.find(raw, own, twins));
+            let tables = namespaces.legacy(raw.record.netns);
+            found.push(traced.find(raw, own, twins, tables));
         }
         if let Some(newest) = newest {
             for traced in self.traced.values_mut() {
@@ -333,23 +337,25 @@ impl Traced {
         raw: &RawDrop,
         headers: &Headers,
         twins: impl FnOnce() -> Vec<u64>,
+        mut tables: Option<&mut Tables>,
     ) -> Option<Found> {
         let record = &raw.record;
         let by_nft = matches!(record.rule.kind, RULE_RULE | RULE_POLICY);
-        let (traces, mut lines) = (&mut self.traces, self.lines.as_mut());
-        if let Some(lines) = lines.as_mut().filter(|_| !by_nft && traces.has_lines())
-            && let Err(error) = lines.tables.refresh()
+        if let Some(tables) = tables
+            .as_mut()
+            .filter(|_| !by_nft && self.traces.has_lines())
+            && let Err(error) = tables.refresh()
         {
             log::warn!("{error}");
         }
         let decides = |logged: &Logged| {
-            let (Some(lines), Some(entry)) = (&lines, logged.entries.last()) else {
+            let (Some(tables), Some(entry)) = (&tables, logged.entries.last()) else {
                 return false;
             };
-            let table = lines.tables.at(logged.family(), &entry.table, record.time);
+            let table = tables.at(logged.family(), &entry.table, record.time);
             table.is_some_and(|found| resolve::legacy_drops(entry, &found.table))
         };
-        traces.take(record, headers, twins, decides)
+        self.traces.take(record, headers, twins, decides)
     }
 
     fn lost(&mut self) -> u64 {
