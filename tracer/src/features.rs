@@ -15,6 +15,7 @@ use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::kernel::types::{BTF_DIR, KernelTypes};
 use crate::output::error_text;
+use crate::trace::probe;
 
 /// SKB_NOT_DROPPED_YET and SKB_CONSUMED (include/net/dropreason-core.h, v6.18).
 const NOT_DROPS: u32 = 1;
@@ -111,6 +112,7 @@ impl Report {
             detail: None,
         });
         drop(types);
+        abilities.push(trace());
         let source = probe_bpf(&layout, &mut abilities);
         Self {
             abilities,
@@ -219,6 +221,25 @@ fn capabilities() -> Ability {
         gives: "the permission to look",
         cost: (!lacks.is_empty()).then_some("run it with sudo"),
         detail: (!lacks.is_empty()).then(|| format!("missing: {}", lacks.join(", "))),
+    }
+}
+
+/// What `--trace` would find.
+fn trace() -> Ability {
+    let probed = probe::probe();
+    let detail = match &probed {
+        Ok(reach) => match &reach.legacy {
+            Ok(()) => None,
+            Err(error) => Some(format!("but not of iptables-legacy: {}", error_text(error))),
+        },
+        Err(error) => Some(error_text(error)),
+    };
+    Ability {
+        name: "trace",
+        available: probed.is_ok(),
+        gives: "--trace: the kernel's own trace of a packet's way, exact in every engine",
+        cost: probed.is_err().then_some("--trace cannot be used"),
+        detail,
     }
 }
 

@@ -223,6 +223,10 @@ fn features_name_the_source_in_use() -> Result<()> {
     let line = line.with_context(|| format!("no kernel-stack: {text}"))?;
     ensure!(!line.contains("not available"), "{text}");
     ensure!(text.contains("slot"), "{text}");
+    let trace = text.lines().find(|l| l.starts_with("trace "));
+    let trace = trace.with_context(|| format!("no trace: {text}"))?;
+    ensure!(trace.contains("  yes  --trace"), "{trace}");
+    ensure!(!trace.contains("but not of"), "{trace}");
     let output = fwtrace::run(None, &["features", "--json"])?;
     let json = String::from_utf8(output.stdout)?;
     for line in json.lines() {

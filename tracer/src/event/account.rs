@@ -66,6 +66,9 @@ pub struct Summary {
     pub lost: u64,
     /// Of the filtered: matched all but the reason, by reason (`NO_SOCKET`).
     pub other: BTreeMap<Arc<str>, u64>,
+    /// Of the shown: the evaluator would have named another rule than the kernel did. Each is a bug in fwtrace.
+    #[serde(default)]
+    pub disagreed: u64,
     /// Shown drops by what did them, most first.
     pub rules: Vec<RuleCount>,
     /// With `-w`: what was written.

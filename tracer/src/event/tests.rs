@@ -181,6 +181,7 @@ fn every_event_survives_the_round_trip() {
             aggregated: 0,
             lost: 1,
             other: [("NO_SOCKET".into(), 2)].into(),
+            disagreed: 1,
             rules: vec![RuleCount {
                 netns,
                 engine: Engine::Nftables,

@@ -16,6 +16,7 @@ const TOP: usize = 10;
 pub struct Tally {
     shown: u64,
     aggregated: u64,
+    disagreed: u64,
     by: HashMap<Key, (NetnsRef, u64)>,
 }
 
@@ -32,6 +33,7 @@ impl Tally {
     pub fn add(&mut self, drop: &DropEvent) {
         self.shown += 1;
         self.aggregated += drop.count.saturating_sub(1);
+        self.disagreed += u64::from(drop.evidence.disagreement.is_some());
         let key = Key {
             netns: drop.netns.inode,
             engine: drop.engine,
@@ -53,6 +55,11 @@ impl Tally {
     /// How many more packets those stood for.
     pub fn aggregated(&self) -> u64 {
         self.aggregated
+    }
+
+    /// In how many of them the evaluator disagreed with the kernel.
+    pub fn disagreed(&self) -> u64 {
+        self.disagreed
     }
 
     /// The counts, most first.
@@ -97,6 +104,14 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
     writeln!(out, ", {lost} lost")?;
     if let Some(written) = &summary.written {
         write_written(written, out)?;
+    }
+
+    if summary.disagreed > 0 {
+        writeln!(
+            out,
+            "in {} of them the evaluator disagreed with the kernel (a bug in fwtrace, please report it); -v shows where",
+            summary.disagreed
+        )?;
     }
 
     let digits = summary

@@ -323,6 +323,7 @@ fn summary() -> Summary {
         aggregated: tally.aggregated(),
         lost: 1,
         other: [("IP_RPFILTER".into(), 2), ("NO_SOCKET".into(), 10)].into(),
+        disagreed: tally.disagreed(),
         rules: tally.rules(),
         conntrack: Vec::new(),
     }
@@ -338,6 +339,21 @@ fn summary_for_people_goes_to_stderr() {
          \x20 2  inet t sub rule 1 (handle 3): tcp dport 80 counter drop comment \"block web\"\n\
          \x20 1  inet fw forward policy drop\n\
          12 more were dropped, not by the firewall: 10 NO_SOCKET, 2 IP_RPFILTER; --reason all shows them\n"
+    );
+    let mut doubtful = drop_event();
+    doubtful.evidence.disagreement = Some(Vec::new());
+    let mut tally = Tally::default();
+    for drop in [&drop_event(), &doubtful, &doubtful] {
+        tally.add(drop);
+    }
+    let mut disagreed = summary();
+    disagreed.disagreed = tally.disagreed();
+    let (_, talk) = shown(&options(), false, &[Event::Summary(disagreed)]);
+    assert_eq!(
+        talk.lines().nth(1),
+        Some(
+            "in 2 of them the evaluator disagreed with the kernel (a bug in fwtrace, please report it); -v shows where"
+        )
     );
     let quiet = Options {
         quiet: true,

@@ -488,6 +488,7 @@ impl Run<'_> {
             aggregated: self.tally.aggregated(),
             lost,
             other,
+            disagreed: self.tally.disagreed(),
             rules: self.tally.rules(),
             written,
             conntrack: self.namespaces.borrow_mut().conntrack(),

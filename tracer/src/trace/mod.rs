@@ -8,6 +8,7 @@
 //! | [`logger`] | makes ip_tables' lines come here, and puts back what was changed for it |
 //! | [`headers`] | by what a packet is known again |
 //! | [`join`] | which trace is of which drop |
+//! | [`probe`] | whether all that is to be had here |
 //! | [`resolve`] | rules by number and handle, verdicts in words |
 //! | [`tell`] | what the event says then |
 //!
@@ -19,6 +20,7 @@ pub mod headers;
 pub mod join;
 pub mod lines;
 pub mod logger;
+pub mod probe;
 pub mod resolve;
 pub mod table;
 pub mod tell;
