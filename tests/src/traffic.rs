@@ -65,10 +65,18 @@ pub fn tcp(dst: SocketAddr) -> io::Result<TcpStream> {
 /// # Errors
 /// As of the system calls.
 pub fn segment(src: SocketAddr, dst: SocketAddr, flags: u8) -> io::Result<()> {
+    segment_at(src, dst, flags, 7777)
+}
+
+/// As [`segment`], with this sequence number.
+///
+/// # Errors
+/// It cannot be sent.
+pub fn segment_at(src: SocketAddr, dst: SocketAddr, flags: u8, seq: u32) -> io::Result<()> {
     let mut header = Vec::with_capacity(20);
     header.extend(src.port().to_be_bytes());
     header.extend(dst.port().to_be_bytes());
-    header.extend(7777_u32.to_be_bytes());
+    header.extend(seq.to_be_bytes());
     header.extend(99_u32.to_be_bytes());
     header.extend([0x50, flags]);
     header.extend(1000_u16.to_be_bytes());

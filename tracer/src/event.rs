@@ -403,6 +403,17 @@ pub struct Process {
     pub uid: Option<u32>,
 }
 
+impl DropEvent {
+    /// Takes in why conntrack calls the packet invalid, if it does.
+    pub fn invalid_for(&mut self, reason: Option<Arc<str>>) {
+        if let Some(conntrack) = &mut self.conntrack
+            && conntrack.state == CtState::Invalid
+        {
+            conntrack.invalid = reason;
+        }
+    }
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }

@@ -10,6 +10,7 @@ mod conntrack_drops;
 mod engines;
 mod filters;
 mod interrupted;
+mod invalid;
 mod legacy;
 mod legacy_rules;
 mod lifecycle;

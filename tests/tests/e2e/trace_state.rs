@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
@@ -13,6 +14,7 @@ use e2e::{nft, wait_until};
 use fwtrace::netlink::nflog;
 use fwtrace::netlink::socket::{Protocol, Socket};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::support::udp;
 use crate::trace::start;
@@ -37,6 +39,12 @@ struct State {
     sysctls: BTreeMap<String, Vec<u8>>,
 }
 
+/// Of which protocol conntrack logs invalid packets.
+fn log_invalid(ns: &Netns) -> Result<String> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_log_invalid";
+    Ok(ns.run(|| fs::read_to_string(path))?.trim().to_owned())
+}
+
 fn state(ns: &Netns) -> Result<State> {
     let rules = ns.command(&["nft", "-s", "-a", "list", "ruleset"], "")?;
     Ok(State {
@@ -58,6 +66,11 @@ fn legacy(ns: &Netns) -> Result<()> {
     Ok(())
 }
 
+/// The note of what a run has changed there.
+fn note(notes: &TempDir, ns: &Netns) -> PathBuf {
+    notes.path().join(format!("nf_log.{}", ns.inode()))
+}
+
 fn ours(ns: &Netns) -> Result<String> {
     ns.command(&["nft", "list", "table", "inet", "fwtrace"], "")
 }
@@ -75,6 +88,7 @@ fn nothing_is_left_after_a_signal() -> Result<()> {
         ensure!(table.contains("flags owner"), "{table}");
         ensure!(!table.contains(" ct "), "{table}");
         ensure!(loggers(&net.r)? == ["nfnetlink_log"; 2], "not set");
+        ensure!(log_invalid(&net.r)? == "255", "not set");
         ensure!(fs::read_dir(notes.path())?.count() == 1, "no note");
         for (port, source) in [(3930, "trace"), (3931, "trace")] {
             udp(&net, A, R, false, (4930, port));
@@ -87,7 +101,13 @@ fn nothing_is_left_after_a_signal() -> Result<()> {
         ensure!(state(&net.r)? == before, "{signal}: {:?}", state(&net.r)?);
         ensure!(fs::read_dir(notes.path())?.count() == 0, "a note is left");
         // Each change was announced.
-        for said in ["adds table inet fwtrace", "nf_log/2 ", "nf_log/10 "] {
+        for said in [
+            "adds table inet fwtrace",
+            "nf_log/2 ",
+            "nf_log/10 ",
+            "sets /proc/sys/net/netfilter/nf_conntrack_log_invalid",
+            "puts /proc/sys/net/netfilter/nf_conntrack_log_invalid",
+        ] {
             ensure!(end.stderr.contains(said), "{said}: {}", end.stderr);
         }
     }
@@ -99,13 +119,14 @@ fn quiet_announces_changes_all_the_same() -> Result<()> {
     let net = Net::routed()?;
     let notes = tempfile::tempdir()?;
     let end = start(&net.r, &notes, &["--trace", "-q"])?.interrupt()?;
-    ensure!(
-        end.stderr.contains("adds table inet fwtrace"),
-        "{}",
-        end.stderr
-    );
-    // Without tables of iptables-legacy there is no reason to touch the loggers.
-    ensure!(!end.stderr.contains("nf_log"), "{}", end.stderr);
+    for said in [
+        "adds table inet fwtrace",
+        "sets /proc/sys/net/netfilter/nf_log/2 ",
+        "sets /proc/sys/net/netfilter/nf_log/10 ",
+        "sets /proc/sys/net/netfilter/nf_conntrack_log_invalid ",
+    ] {
+        ensure!(end.stderr.contains(said), "{said}: {}", end.stderr);
+    }
     Ok(())
 }
 
@@ -116,6 +137,8 @@ fn the_next_run_puts_back_what_a_killed_one_left() -> Result<()> {
     nft::load(&net.r, RULES)?;
     legacy(&net.r)?;
     net.r.sysctl("net/netfilter/nf_log/10", "NONE")?;
+    net.r
+        .sysctl("net/netfilter/nf_conntrack_log_invalid", "6")?;
     let before = state(&net.r)?;
     let mut killed = start(&net.r, &notes, &["--trace"])?;
     killed.kill();
@@ -125,6 +148,7 @@ fn the_next_run_puts_back_what_a_killed_one_left() -> Result<()> {
         loggers(&net.r)? == ["nfnetlink_log"; 2],
         "scenario: put back"
     );
+    ensure!(log_invalid(&net.r)? == "255", "scenario: put back");
     ensure!(
         fs::read_dir(notes.path())?.count() == 1,
         "scenario: no note"
@@ -132,12 +156,16 @@ fn the_next_run_puts_back_what_a_killed_one_left() -> Result<()> {
     // Any other run will do, wherever it traces.
     let other = start(&net.b, &notes, &["--trace"])?;
     ensure!(loggers(&net.r)? == before.loggers, "not put back");
-    ensure!(fs::read_dir(notes.path())?.count() == 0, "the note is left");
+    ensure!(!note(&notes, &net.r).exists(), "the note is left");
     let end = other.interrupt()?;
     ensure!(
         end.stderr.contains("an earlier run did not end well")
             && end.stderr.contains("nf_log/2 ")
-            && end.stderr.contains(" NONE"),
+            && end.stderr.contains(" NONE")
+            && end
+                .stderr
+                .contains("nf_conntrack_log_invalid of network namespace")
+            && end.stderr.contains("back to 6"),
         "{}",
         end.stderr
     );
@@ -169,12 +197,15 @@ fn a_note_of_a_living_run_and_what_others_set_are_left_alone() -> Result<()> {
     first.kill();
     net.r.sysctl("net/netfilter/nf_log/2", "nf_log_ipv4")?;
     net.r.sysctl("net/netfilter/nf_log/10", "NONE")?;
+    net.r
+        .sysctl("net/netfilter/nf_conntrack_log_invalid", "17")?;
     let end = start(&net.b, &notes, &["--trace"])?.interrupt()?;
     ensure!(
         loggers(&net.r)? == ["nf_log_ipv4", "NONE"],
         "{}",
         end.stderr
     );
+    ensure!(log_invalid(&net.r)? == "17", "{}", end.stderr);
     ensure!(!end.stderr.contains("did not end well"), "{}", end.stderr);
     Ok(())
 }
@@ -334,9 +365,10 @@ fn a_namespace_that_goes_takes_its_traces_along() -> Result<()> {
     nft::load(&net.r, RULES)?;
     let watched = format!("{},{}", net.r.name(), net.b.name());
     let mut fwtrace = start(&net.a, &notes, &["--trace", "-N", &watched])?;
+    ensure!(note(&notes, &net.b).exists(), "no note");
     net.b.delete()?;
     ensure!(
-        wait_until(|| fs::read_dir(notes.path()).is_ok_and(|notes| notes.count() == 0)),
+        wait_until(|| !note(&notes, &net.b).exists()),
         "its note is left"
     );
     udp(&net, A, R, false, (4937, 3930));

@@ -10,9 +10,16 @@ pub fn reason(prefix: &str) -> Option<&str> {
     (!reason.is_empty()).then_some(reason)
 }
 
+/// Not the kernel's words: it says nothing of such packets (`tcp_new()`, net/netfilter/nf_conntrack_proto_tcp.c, v6.18).
+pub const NOT_PICKED_UP: &str = "not picked up, net.netfilter.nf_conntrack_tcp_loose is 0";
+
 /// What such a reason means, where that takes more words; by how it begins (net/netfilter/nf_conntrack_proto_tcp.c, _udp.c, _icmp.c,
 /// _icmpv6.c, _sctp.c, v6.18).
-const MEANINGS: [(&str, &str); 16] = [
+const MEANINGS: [(&str, &str); 17] = [
+    (
+        NOT_PICKED_UP,
+        "mid-stream packet, its SYN was never seen here",
+    ),
     (
         "invalid new",
         "mid-stream packet, its SYN was never seen here",

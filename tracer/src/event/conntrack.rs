@@ -20,7 +20,7 @@ pub struct Conntrack {
     /// Conntrack's TCP state, as `conntrack -L` prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_state: Option<Arc<str>>,
-    /// Why conntrack calls the packet invalid, in the kernel's words; with `--trace` only.
+    /// Why conntrack calls the packet invalid, in the kernel's words where it says something; with `--trace` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invalid: Option<Arc<str>>,
     /// Seconds until the connection is forgotten, if nothing more comes. This and what follows is asked of the kernel moments after

@@ -26,7 +26,7 @@ use tokio::{
 use self::{
     namespaces::Namespaces,
     start::{Started, Tracer},
-    trace::Tracing,
+    trace::{Joined, Tracing},
 };
 pub use self::{
     replay::{ReplayError, replay},
@@ -289,8 +289,10 @@ impl Run<'_> {
             }
             None => Vec::new(),
         };
-        let traces = traces.into_iter().chain(std::iter::repeat_with(|| None));
-        for (raw, trace) in batch.iter().zip(traces) {
+        let traces = traces
+            .into_iter()
+            .chain(std::iter::repeat_with(Joined::default));
+        for (raw, told) in batch.iter().zip(traces) {
             if self.left == Some(0) {
                 self.hidden += 1;
                 continue;
@@ -299,7 +301,8 @@ impl Run<'_> {
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
-            let mut event = self.attribute(raw, time, trace);
+            let mut event = self.attribute(raw, time, told.trace);
+            event.invalid_for(told.invalid);
             if !self.filter.shows(&event) {
                 self.hidden += 1;
                 continue;

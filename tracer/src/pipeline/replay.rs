@@ -193,6 +193,7 @@ impl<'a> Shown<'a> {
                 other: std::collections::BTreeMap::new(),
                 rules: self.tally.rules(),
                 written: None,
+                disagreed: self.tally.disagreed(),
                 conntrack: Vec::new(),
             });
             self.sink.aside(&summary)?;

@@ -12,9 +12,11 @@ use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     rc::{Rc, Weak},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use fwtrace_abi::{RULE_POLICY, RULE_RULE};
+use fwtrace_abi::{RULE_POLICY, RULE_RULE, Record};
 use nix::{
     sys::stat::fstat,
     time::{ClockId, clock_gettime},
@@ -25,6 +27,7 @@ use super::namespaces::Namespaces;
 use crate::{
     bpf::reader::RawDrop,
     cli::Filter,
+    conntrack::words,
     netlink::{
         nflog::{self, Copy, ListenError, Setting},
         nftrace,
@@ -55,6 +58,9 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 const DATAGRAMS: usize = 16 * 1024;
 /// The NFLOG group that TRACE lines go to: the kernel's default.
 const GROUP: u16 = 0;
+/// Whether conntrack picks up TCP connections whose beginning it has not seen; read again after so long.
+const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+const LOOSE_FOR: Duration = Duration::from_secs(1);
 /// Bytes of each packet that come with a line: the headers.
 const COPIED: u32 = 128;
 
@@ -72,7 +78,7 @@ pub enum TraceError {
     Watch(#[from] io::Error),
 }
 
-/// Why ip_tables' rules are not traced.
+/// Why ip_tables' rules are not traced, nor conntrack's reasons told.
 #[derive(Debug, thiserror::Error)]
 enum NoLines {
     #[error(transparent)]
@@ -87,8 +93,17 @@ enum NoLines {
     Logger(#[from] LoggerError),
     #[error(transparent)]
     Watch(#[from] io::Error),
-    #[error("their traces come over NFLOG group {GROUP}, which {0} has")]
+    #[error("both come over NFLOG group {GROUP}, which {0} has")]
     Taken(String),
+}
+
+/// What the kernel has told of a drop.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    /// Its way.
+    pub(super) trace: Option<Found>,
+    /// Why conntrack called the packet invalid, in the kernel's words.
+    pub(super) invalid: Option<Arc<str>>,
 }
 
 /// What the traces of all namespaces need.
@@ -110,9 +125,11 @@ struct Traced {
     _table: Socket,
 }
 
-/// ip_tables' TRACE lines.
+/// ip_tables' TRACE lines, and conntrack's reasons.
 struct Lines {
     receiver: Receiver,
+    /// Whether conntrack picks connections up, and when that was read.
+    loose: Option<(Instant, bool)>,
     _switched: Switched,
 }
 
@@ -165,7 +182,7 @@ impl Tracing {
         table::add(&mut owner, &name, &self.filter, self.rate)?;
         let lines = self.lines(netns).unwrap_or_else(|error| {
             announce(&format!(
-                "--trace: rules of iptables-legacy in network namespace {netns} are not traced: {error}"
+                "--trace: in network namespace {netns} neither are rules of iptables-legacy traced, nor is it told why packets are invalid: {error}"
             ));
             None
         });
@@ -182,12 +199,16 @@ impl Tracing {
         Ok(())
     }
 
-    /// Listens to ip_tables; `None`: it has no tables here.
+    /// Listens to ip_tables and conntrack; `None`: the one has no tables here, and the other is not there.
     fn lines(&self, netns: &NetNs) -> Result<Option<Lines>, NoLines> {
         let tables = Tables::open(netns)?;
         let families = [Family::V4, Family::V6];
         let has = |family: &Family| tables.newest().any(|table| table.family == *family);
-        let families: Vec<Family> = families.into_iter().filter(has).collect();
+        let reasons = logger::can_log_invalid(netns)?;
+        let families: Vec<Family> = families
+            .into_iter()
+            .filter(|family| reasons || has(family))
+            .collect();
         if families.is_empty() {
             return Ok(None);
         }
@@ -208,9 +229,10 @@ impl Tracing {
         }
         let receiver = self.receiver(netns.inode(), socket)?;
         // The group is ours, and so is the logger.
-        let switched = Switched::set(netns, &families)?;
+        let switched = Switched::set(netns, &families, reasons)?;
         Ok(Some(Lines {
             receiver,
+            loose: None,
             _switched: switched,
         }))
     }
@@ -235,11 +257,7 @@ impl Tracing {
     }
 
     /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
-    pub(super) fn join(
-        &mut self,
-        batch: &[RawDrop],
-        namespaces: &mut Namespaces,
-    ) -> Vec<Option<Found>> {
+    pub(super) fn join(&mut self, batch: &[RawDrop], namespaces: &mut Namespaces) -> Vec<Joined> {
         for (inode, traced) in &mut self.traced {
             if batch.iter().any(|raw| raw.record.netns == *inode) {
                 traced.drain();
@@ -248,7 +266,8 @@ impl Tracing {
         let newest = batch.iter().map(|raw| raw.record.time).max();
         let headers = |raw: &RawDrop| {
             let traced = self.traced.get(&raw.record.netns)?;
-            if !traced.traces.want_headers() {
+            let unplaced = raw.record.nfct == 0 && traced.lines.is_some();
+            if !unplaced && !traced.traces.want_headers() {
                 return None;
             }
             Headers::of_packet(Capture::new(&raw.record, &raw.packet).bytes)
@@ -260,7 +279,7 @@ impl Tracing {
                 headers.get(index).and_then(Option::as_ref),
                 self.traced.get_mut(&raw.record.netns),
             ) else {
-                found.push(None);
+                found.push(Joined::default());
                 continue;
             };
             let twins = || {
@@ -275,7 +294,10 @@ impl Tracing {
                     .collect()
             };
             let tables = namespaces.legacy(raw.record.netns);
-            found.push(traced.find(raw, own, twins, tables));
+            found.push(Joined {
+                invalid: traced.invalid(&raw.record, own),
+                trace: traced.find(raw, own, twins, tables),
+            });
         }
         if let Some(newest) = newest {
             for traced in self.traced.values_mut() {
@@ -332,6 +354,19 @@ impl Traced {
         }
     }
 
+    /// Why conntrack may have called the packet invalid.
+    fn invalid(&mut self, record: &Record, headers: &Headers) -> Option<Arc<str>> {
+        let told = self.traces.invalid.of(record, headers);
+        let silent = told.is_none() && record.nfct == 0 && headers.is_tcp_ack();
+        // Nothing was lost: then nothing was said, and of these packets there is one such case.
+        match self.lines.as_mut().filter(|_| silent) {
+            Some(lines) if lines.receiver.lost == 0 && !lines.receiver.overrun => {
+                (!lines.picks_up(&self.netns)).then(|| words::NOT_PICKED_UP.into())
+            }
+            _ => told,
+        }
+    }
+
     fn find(
         &mut self,
         raw: &RawDrop,
@@ -378,6 +413,22 @@ impl Traced {
         };
         let listed = sockets::parse(&listed);
         overrun.into_iter().map(|r| r.count(&listed)).sum()
+    }
+}
+
+impl Lines {
+    /// Whether conntrack takes TCP connections in whose beginning it has not seen; so too if that cannot be read.
+    fn picks_up(&mut self, netns: &NetNs) -> bool {
+        let now = Instant::now();
+        if let Some((read, picks_up)) = self.loose
+            && now < read + LOOSE_FOR
+        {
+            return picks_up;
+        }
+        let text = netns.run(|| fs::read_to_string(LOOSE));
+        let picks_up = !matches!(text, Ok(Ok(text)) if text.trim() == "0");
+        self.loose = Some((now, picks_up));
+        picks_up
     }
 }
 

@@ -123,6 +123,22 @@ impl Headers {
         self.network.first().map_or(0, |first| first >> 4)
     }
 
+    /// Whether it is TCP within a connection, as conntrack sorts packets: ACK without SYN, FIN or RST. False where it cannot be told:
+    /// later fragments, IPv6 extension headers.
+    pub fn is_tcp_ack(&self) -> bool {
+        const TCP: Option<&u8> = Some(&6);
+        let tcp = match self.version() {
+            4 => {
+                let offset = self.network.get(6..8);
+                let whole = offset.is_some_and(|o| matches!(o, [high, 0] if high & 0x1f == 0));
+                whole && self.network.get(9) == TCP
+            }
+            _ => self.network.get(6) == TCP,
+        };
+        // FIN 1, SYN 2, RST 4, ACK 16.
+        tcp && self.transport.get(13).is_some_and(|f| f & 0x17 == 0x10)
+    }
+
     /// Whether the two can be of one packet.
     pub fn is(&self, other: &Self) -> bool {
         let skipped = match self.rewritten || other.rewritten {
@@ -206,6 +222,29 @@ mod tests {
         assert!(!ends(0, 0).is(&then));
         let v6: SocketAddr = "[fd00::1]:1".parse().unwrap();
         assert_eq!(now.with_ends(v6, v6), None);
+    }
+
+    #[test]
+    fn tcp_within_a_connection() {
+        let is = |packet: &[u8]| Headers::of_packet(packet).unwrap().is_tcp_ack();
+        let mut tcp = [0; 20];
+        for (flags, ack) in [
+            (0x10, true),
+            (0x18, true),
+            (0x12, false),
+            (0x11, false),
+            (0x14, false),
+            (0x02, false),
+        ] {
+            tcp[13] = flags;
+            assert_eq!(is(&v4(1, 64, &tcp)), ack, "{flags:x}");
+            assert_eq!(is(&v6(6, 64, &tcp)), ack, "{flags:x}");
+            assert!(!is(&v6(17, 64, &tcp)));
+        }
+        tcp[13] = 0x10;
+        let mut fragment = v4(1, 64, &tcp);
+        fragment[7] = 1;
+        assert!(!is(&fragment) && !is(&v4(1, 64, &tcp[..12])));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use fwtrace_abi::{RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use super::{
     assemble::{Assembler, Did, Dropped},
     headers::Headers,
+    invalid::Reasons,
     lines::{self, Logged},
 };
 use crate::netlink::{attr::AttrError, nflog, nftrace};
@@ -18,9 +19,9 @@ use crate::netlink::{attr::AttrError, nflog, nftrace};
 /// A drop follows its trace within this time, nanoseconds.
 const WINDOW: u64 = 50_000_000;
 /// Drops of several processors come at most so much out of order, nanoseconds.
-const DISORDER: u64 = 1_000_000_000;
+pub(super) const DISORDER: u64 = 1_000_000_000;
 /// Traces that wait at the most.
-const WAITING: usize = 1024;
+pub(super) const WAITING: usize = 1024;
 
 /// When a trace was made; CLOCK_MONOTONIC in nanoseconds, as in [`Record::time`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Traces {
     assembler: Assembler,
     dropped: VecDeque<Waiting<Dropped>>,
     logged: VecDeque<Waiting<Logged>>,
+    /// Why packets are invalid.
+    pub invalid: Reasons,
     /// Not every packet is traced, or traces were lost: of drops with the same headers nobody knows which has the trace.
     pub partial: bool,
     /// Drops without a rule on the kernel's stack that were looked at, if `partial`: when, and their headers.
@@ -83,8 +86,11 @@ impl Traces {
         Ok(())
     }
 
-    /// Takes in a logged packet; those that are no TRACE lines are left out.
+    /// Takes in a logged packet: a TRACE line, or why it is invalid; others are left out.
     pub fn logged(&mut self, packet: &nflog::Packet<'_>, when: Between) {
+        if self.invalid.logged(packet, when) {
+            return;
+        }
         let new = |trace| Waiting { when, trace };
         let index = lines::feed(&mut self.logged, packet, |w| &mut w.trace, new);
         if let Some(waiting) = index.and_then(|index| self.logged.get_mut(index)) {
@@ -102,7 +108,7 @@ impl Traces {
 
     /// Whether a drop's headers are of interest.
     pub fn want_headers(&self) -> bool {
-        self.partial || !self.is_empty()
+        self.partial || !self.is_empty() || !self.invalid.is_empty()
     }
 
     /// Whether a trace of ip_tables waits.
@@ -178,6 +184,7 @@ impl Traces {
         let late = |when: Between| when.until.saturating_add(DISORDER) < drop;
         self.dropped.retain(|w| !late(w.when));
         self.logged.retain(|w| !late(w.when));
+        self.invalid.forget(drop);
         let seen = self.seen.iter();
         let late = seen.take_while(|(time, _)| time.saturating_add(DISORDER) < drop);
         self.seen.drain(..late.count());

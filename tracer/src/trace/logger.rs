@@ -1,7 +1,8 @@
-//! The logger of a network namespace: where ip_tables' TRACE goes.
+//! The logger of a network namespace: where ip_tables' TRACE goes, and why conntrack calls packets invalid.
 //!
 //! ip_tables reports a packet with the trace bit to the logger that `/proc/sys/net/netfilter/nf_log/FAMILY` names, and only nfnetlink_log
-//! gives it to user space. So `--trace` sets that for the time of the run, and puts the former value back. So that it is put back even
+//! gives it to user space. So does conntrack with a packet that it calls invalid, if `nf_conntrack_log_invalid` asks for that. So
+//! `--trace` sets both for the time of the run, and puts the former values back. So that they are put back even
 //! after a crash, it is noted in a file first, `nf_log.INODE` in `$RUNTIME_DIRECTORY` or /run/fwtrace, which the process that wrote it
 //! keeps locked: a note that nobody has locked is one of a process that came to no good end, and the next one puts the logger back.
 //!
@@ -23,6 +24,11 @@ use crate::{
     xtables::Family,
 };
 
+/// A sysctl for each family.
+const LOGGERS: &str = "/proc/sys/net/netfilter/nf_log";
+/// The protocol of which conntrack logs invalid packets: 0 none, 255 all (net/netfilter/nf_conntrack_proto.c, v6.18).
+const LOG_INVALID: &str = "/proc/sys/net/netfilter/nf_conntrack_log_invalid";
+const ALL: &str = "255";
 /// The logger that hands packets to user space.
 const NFNETLINK_LOG: &str = "nfnetlink_log";
 /// Where notes are kept unless the service manager says otherwise.
@@ -53,51 +59,94 @@ fn file_error(path: &Path) -> impl FnOnce(io::Error) -> LoggerError {
     }
 }
 
-/// `NFPROTO_IPV4` or `NFPROTO_IPV6`, by which the sysctl is named.
-fn number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
+/// What is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    /// The logger of a family.
+    Logger(Family),
+    /// Which packets conntrack logs that it calls invalid.
+    LogInvalid,
+}
+
+impl Setting {
+    /// The sysctl, as the calling thread's namespace has it.
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Logger(_) => Path::new(LOGGERS).join(self.name()),
+            Self::LogInvalid => LOG_INVALID.into(),
+        }
+    }
+
+    /// What it is set to.
+    fn value(self) -> &'static str {
+        match self {
+            Self::Logger(_) => NFNETLINK_LOG,
+            Self::LogInvalid => ALL,
+        }
+    }
+
+    /// Its name in notes; of a logger that of its sysctl, `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Logger(Family::V4) => "2",
+            Self::Logger(Family::V6) => "10",
+            Self::LogInvalid => "log_invalid",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Logger(Family::V4),
+            Self::Logger(Family::V6),
+            Self::LogInvalid,
+        ];
+        all.into_iter().find(|setting| setting.name() == name)
+    }
+
+    fn get(self, netns: &NetNs) -> Result<String, LoggerError> {
+        let path = self.path();
+        let text = netns.run(|| fs::read_to_string(&path))?;
+        Ok(text.map_err(file_error(&path))?.trim_end().to_owned())
+    }
+
+    fn set(self, netns: &NetNs, value: &str) -> Result<(), LoggerError> {
+        let path = self.path();
+        let written = netns.run(|| fs::write(&path, value))?;
+        written.map_err(file_error(&path))
     }
 }
 
-/// The sysctl, as the calling thread's namespace has it.
-fn sysctl(family: Family) -> PathBuf {
-    format!("/proc/sys/net/netfilter/nf_log/{}", number(family)).into()
+/// Whether conntrack can say in this namespace why packets are invalid: not where it is not there.
+///
+/// # Errors
+/// The namespace cannot be entered.
+pub fn can_log_invalid(netns: &NetNs) -> Result<bool, netns::Error> {
+    netns.run(|| Path::new(LOG_INVALID).exists())
 }
 
-fn get(netns: &NetNs, family: Family) -> Result<String, LoggerError> {
-    let path = sysctl(family);
-    let text = netns.run(|| fs::read_to_string(&path))?;
-    Ok(text.map_err(file_error(&path))?.trim_end().to_owned())
-}
-
-fn set(netns: &NetNs, family: Family, logger: &str) -> Result<(), LoggerError> {
-    let path = sysctl(family);
-    let written = netns.run(|| fs::write(&path, logger))?;
-    written.map_err(file_error(&path))
-}
-
-/// The loggers of a namespace, set to nfnetlink_log until this is dropped.
+/// The loggers of a namespace, set to nfnetlink_log until this is dropped, and what conntrack logs, set to all.
 #[derive(Debug)]
 pub struct Switched {
     netns: NetNs,
-    former: Vec<(Family, String)>,
+    former: Vec<(Setting, String)>,
     /// None if there was nothing to set.
     note: Option<Note>,
 }
 
 impl Switched {
-    /// Sets the loggers of these families, announced and noted before; those that are set already are left as they are.
+    /// Sets the loggers of these families, and, with `invalid`, that conntrack logs all packets that it calls invalid: announced and
+    /// noted before; what is set already is left as it is.
     ///
     /// # Errors
     /// See [`LoggerError`]; nothing is changed then.
-    pub fn set(netns: &NetNs, families: &[Family]) -> Result<Self, LoggerError> {
+    pub fn set(netns: &NetNs, families: &[Family], invalid: bool) -> Result<Self, LoggerError> {
         let mut former = Vec::new();
-        for &family in families {
-            let logger = get(netns, family)?;
-            if logger != NFNETLINK_LOG {
-                former.push((family, logger));
+        // The loggers first, or what conntrack logs would go to the system's log for a moment.
+        let loggers = families.iter().copied().map(Setting::Logger);
+        for setting in loggers.chain(invalid.then_some(Setting::LogInvalid)) {
+            let value = setting.get(netns)?;
+            if value != setting.value() {
+                former.push((setting, value));
             }
         }
         let note = match former.is_empty() {
@@ -109,14 +158,15 @@ impl Switched {
             former: Vec::new(),
             note,
         };
-        for (family, logger) in former {
+        for (setting, value) in former {
             announce(&format!(
-                "--trace: sets {} of network namespace {netns} from {logger} to {NFNETLINK_LOG} until the end",
-                sysctl(family).display()
+                "--trace: sets {} of network namespace {netns} from {value} to {} until the end",
+                setting.path().display(),
+                setting.value()
             ));
             // Dropped on an error, it puts back what it has set.
-            set(netns, family, NFNETLINK_LOG)?;
-            this.former.push((family, logger));
+            setting.set(netns, setting.value())?;
+            this.former.push((setting, value));
         }
         Ok(this)
     }
@@ -124,16 +174,16 @@ impl Switched {
 
 impl Drop for Switched {
     fn drop(&mut self) {
-        for (family, logger) in &self.former {
-            let path = sysctl(*family);
+        for (setting, value) in self.former.iter().rev() {
+            let path = setting.path();
             announce(&format!(
-                "--trace: puts {} of network namespace {} back to {logger}",
+                "--trace: puts {} of network namespace {} back to {value}",
                 path.display(),
                 self.netns
             ));
-            if let Err(error) = set(&self.netns, *family, logger) {
+            if let Err(error) = setting.set(&self.netns, value) {
                 announce(&format!(
-                    "--trace: cannot put it back: {error}; write {logger} to it yourself"
+                    "--trace: cannot put it back: {error}; write {value} to it yourself"
                 ));
                 // The next run tries it again.
                 if let Some(note) = &mut self.note {
@@ -156,7 +206,7 @@ impl Note {
     fn write(
         directory: &Path,
         inode: u32,
-        former: &[(Family, String)],
+        former: &[(Setting, String)],
     ) -> Result<Self, LoggerError> {
         let path = directory.join(format!("{PREFIX}{inode}"));
         // Under its name it is locked and whole from the first moment, or it would be taken for a left one.
@@ -218,14 +268,14 @@ struct Noted {
     /// The namespace's.
     inode: u32,
     /// What to put back.
-    former: Vec<(Family, String)>,
+    former: Vec<(Setting, String)>,
 }
 
 impl std::fmt::Display for Noted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "boot {}\nnetns {}", self.boot, self.inode)?;
-        for (family, logger) in &self.former {
-            writeln!(f, "{} {logger}", number(*family))?;
+        for (setting, value) in &self.former {
+            writeln!(f, "{} {value}", setting.name())?;
         }
         Ok(())
     }
@@ -241,14 +291,10 @@ impl Noted {
         };
         let boot = value("boot")?.to_owned();
         let inode = value("netns")?.parse().ok()?;
-        let former: Option<Vec<(Family, String)>> = lines
+        let former: Option<Vec<(Setting, String)>> = lines
             .map(|line| {
-                let family = match line?.0 {
-                    "2" => Family::V4,
-                    "10" => Family::V6,
-                    _ => return None,
-                };
-                Some((family, line?.1.to_owned()))
+                let (name, value) = line?;
+                Some((Setting::named(name)?, value.to_owned()))
             })
             .collect();
         Some(Self {
@@ -308,16 +354,16 @@ fn put_back(noted: &Noted) -> Result<(), LoggerError> {
     let Some(netns) = netns::Names::default().open(noted.inode) else {
         return Ok(());
     };
-    for (family, logger) in &noted.former {
+    for (setting, value) in noted.former.iter().rev() {
         // Somebody else may have set it since.
-        if get(&netns, *family)? != NFNETLINK_LOG {
+        if setting.get(&netns)? != setting.value() {
             continue;
         }
         announce(&format!(
-            "--trace: an earlier run did not end well; puts {} of network namespace {netns} back to {logger}",
-            sysctl(*family).display()
+            "--trace: an earlier run did not end well; puts {} of network namespace {netns} back to {value}",
+            setting.path().display()
         ));
-        set(&netns, *family, logger)?;
+        setting.set(&netns, value)?;
     }
     Ok(())
 }
@@ -347,8 +393,9 @@ mod tests {
             boot: boot_id(),
             inode: 7,
             former: vec![
-                (Family::V4, "nf_log_ipv4".to_owned()),
-                (Family::V6, "NONE".to_owned()),
+                (Setting::Logger(Family::V4), "nf_log_ipv4".to_owned()),
+                (Setting::Logger(Family::V6), "NONE".to_owned()),
+                (Setting::LogInvalid, "6".to_owned()),
             ],
         }
     }
@@ -357,7 +404,10 @@ mod tests {
     fn a_note_survives_and_half_a_note_is_none() {
         let text = noted().to_string();
         assert_eq!(Noted::parse(&text), Some(noted()));
-        assert!(text.contains("\n2 nf_log_ipv4\n10 NONE\n"), "{text}");
+        assert!(
+            text.contains("\n2 nf_log_ipv4\n10 NONE\nlog_invalid 6\n"),
+            "{text}"
+        );
         for text in [
             "",
             "boot x\n",

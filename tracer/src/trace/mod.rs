@@ -5,7 +5,8 @@
 //! | [`table`] | fwtrace's own table, which sets the trace bit of packets that match the filter |
 //! | [`assemble`] | nf_tables' messages -> the way of each packet that nf_tables dropped |
 //! | [`lines`] | ip_tables' TRACE lines -> the same for ip_tables |
-//! | [`logger`] | makes ip_tables' lines come here, and puts back what was changed for it |
+//! | [`invalid`] | why conntrack calls packets invalid |
+//! | [`logger`] | makes both come here, and puts back what was changed for it |
 //! | [`headers`] | by what a packet is known again |
 //! | [`join`] | which trace is of which drop |
 //! | [`probe`] | whether all that is to be had here |
@@ -17,6 +18,7 @@
 
 pub mod assemble;
 pub mod headers;
+pub mod invalid;
 pub mod join;
 pub mod lines;
 pub mod logger;
