@@ -19,6 +19,8 @@ const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 /// VLAN tags inside the packet that are skipped.
 const VLANS: usize = 2;
+/// No packet's protocol: its header was not captured.
+const NO_PROTO: u32 = 256;
 /// IPv6 extension headers that are skipped.
 const EXTENSIONS: u32 = 8;
 
@@ -67,8 +69,10 @@ fn parse(scratch: &mut Scratch, mut protocol: u16) {
         l3 += 4;
     }
     scratch.headers.version = 0;
-    scratch.headers.proto = 0;
+    scratch.headers.proto = NO_PROTO;
     scratch.headers.transport = 0;
+    scratch.headers.source = [0; 4];
+    scratch.headers.destination = [0; 4];
     match protocol {
         ETH_P_IP => ipv4(scratch, l3),
         ETH_P_IPV6 => ipv6(scratch, l3),
@@ -76,7 +80,12 @@ fn parse(scratch: &mut Scratch, mut protocol: u16) {
     }
     let mut ports = [0; 4];
     if !load(scratch, scratch.headers.transport, &mut ports) {
-        scratch.headers.transport = 0;
+        // A source port alone can be asked for, too.
+        let mut source = [0; 2];
+        if !load(scratch, scratch.headers.transport, &mut source) {
+            scratch.headers.transport = 0;
+        }
+        ports = [source[0], source[1], 0, 0];
     }
     scratch.headers.source_port = u16::from_be_bytes([ports[0], ports[1]]) as u32;
     scratch.headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]) as u32;
@@ -84,11 +93,11 @@ fn parse(scratch: &mut Scratch, mut protocol: u16) {
 
 #[inline(always)]
 fn ipv4(scratch: &mut Scratch, l3: u32) {
+    scratch.headers.version = 4;
     let mut ip = [0; 20];
     if !load(scratch, l3, &mut ip) {
         return;
     }
-    scratch.headers.version = 4;
     scratch.headers.proto = ip[9] as u32;
     scratch.headers.source = [
         u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]),
@@ -110,11 +119,11 @@ fn ipv4(scratch: &mut Scratch, l3: u32) {
 
 #[inline(always)]
 fn ipv6(scratch: &mut Scratch, l3: u32) {
+    scratch.headers.version = 6;
     let mut start = [0; 8];
     if !load(scratch, l3, &mut start) || l3 + 40 > scratch.record.captured {
         return;
     }
-    scratch.headers.version = 6;
     scratch.headers.proto = start[6] as u32;
     scratch.headers.transport = l3 + 40;
     let addresses = scratch.packet + l3 as u64 + 8;
@@ -174,7 +183,7 @@ pub fn packet_matches(settings: &Settings, scratch: &mut Scratch, protocol: u16)
     if settings.ip_version != 0 && settings.ip_version != version {
         return false;
     }
-    if settings.proto_set != 0 && (version == 0 || settings.proto != scratch.headers.proto) {
+    if settings.proto_set != 0 && settings.proto != scratch.headers.proto {
         return false;
     }
     if settings.prefix_count != 0 {

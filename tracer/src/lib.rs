@@ -19,6 +19,7 @@
 //! | [`ruleset`] | the model, per-netns snapshots by generation, rendering in nft syntax |
 //! | [`xtables`] | legacy tables; matches and targets of both iptables; iptables-save syntax |
 //! | [`eval`] | pure: ruleset + packet -> the walk, the verdict, the nearest miss |
+//! | [`expr`] | tcpdump's filter expressions: libpcap's program, run on a captured packet |
 //! | [`attribute`] | drop record + ruleset -> attributed event |
 //! | [`trace`] | `--trace`: the kernel's own word on a packet's way, joined with its drop |
 //! | [`conntrack`] | the table of connections: how full it is, what it counts, single connections |
@@ -39,6 +40,7 @@ pub mod conntrack;
 pub mod demo;
 pub mod eval;
 pub mod event;
+pub mod expr;
 pub mod features;
 pub mod kernel;
 pub mod netlink;

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Replay(replay) => replay.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(_) => false,
+        Plan::Features(_) | Plan::Expressed(_) => false,
         Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
@@ -56,6 +56,7 @@ fn run(plan: Plan) -> anyhow::Result<()> {
             err => err.into(),
         }),
         Plan::Rules(plan) => Ok(listing::run(&plan)?),
+        Plan::Expressed(plan) => Ok(write!(io::stdout(), "{plan}")?),
     }
 }
 
@@ -121,6 +122,7 @@ fn exit_code(err: &anyhow::Error) -> u8 {
                 cli::Error::Clap(err) => u8::try_from(err.exit_code()).unwrap_or(USAGE),
                 cli::Error::Usage(_) => USAGE,
                 cli::Error::Permission(_) => UNABLE,
+                cli::Error::Lacking(_) => FAILED,
             }
         } else if let Some(err) = cause.downcast_ref::<io::Error>() {
             match err.kind() {

@@ -14,7 +14,7 @@ use Place::{A, B, R};
 
 /// Drops TCP and UDP to ports 5000-5999 and echo requests: on input in `in`, on forward in `deny`;
 /// UDP to 5900 on input in table `other` before that.
-const RULES: &str = "table inet t {
+pub(crate) const RULES: &str = "table inet t {
     chain deny {
         meta l4proto { tcp, udp } th dport 5000-5999 counter drop
         icmp type echo-request counter drop
@@ -43,22 +43,22 @@ const fn packet(l4: L4, v6: bool, from: Place, to: Place, ports: (u16, u16)) -> 
     }
 }
 
-const U4: Packet = packet(L4::Udp, false, A, R, (4500, 5001));
-const U6: Packet = packet(L4::Udp, true, A, R, (4500, 5001));
-const T4: Packet = packet(L4::Tcp, false, A, R, (4501, 5001));
-const T6: Packet = packet(L4::Tcp, true, A, R, (4501, 5001));
-const I4: Packet = packet(L4::Icmp, false, A, R, (0, 9));
-const I6: Packet = packet(L4::Icmp, true, A, R, (0, 9));
-const PORT2: Packet = packet(L4::Udp, false, A, R, (4500, 5002));
+pub(crate) const U4: Packet = packet(L4::Udp, false, A, R, (4500, 5001));
+pub(crate) const U6: Packet = packet(L4::Udp, true, A, R, (4500, 5001));
+pub(crate) const T4: Packet = packet(L4::Tcp, false, A, R, (4501, 5001));
+pub(crate) const T6: Packet = packet(L4::Tcp, true, A, R, (4501, 5001));
+pub(crate) const I4: Packet = packet(L4::Icmp, false, A, R, (0, 9));
+pub(crate) const I6: Packet = packet(L4::Icmp, true, A, R, (0, 9));
+pub(crate) const PORT2: Packet = packet(L4::Udp, false, A, R, (4500, 5002));
 const PORT3: Packet = packet(L4::Tcp, true, A, R, (4500, 5003));
 const PORT4: Packet = packet(L4::Udp, false, A, R, (4500, 5004));
 /// Port 5001 as the source.
-const FROM1: Packet = packet(L4::Udp, false, A, R, (5001, 5050));
-const F4: Packet = packet(L4::Udp, false, A, B, (4502, 5001));
-const F6: Packet = packet(L4::Udp, true, A, B, (4502, 5001));
+pub(crate) const FROM1: Packet = packet(L4::Udp, false, A, R, (5001, 5050));
+pub(crate) const F4: Packet = packet(L4::Udp, false, A, B, (4502, 5001));
+pub(crate) const F6: Packet = packet(L4::Udp, true, A, B, (4502, 5001));
 /// From the other side.
-const BACK4: Packet = packet(L4::Udp, false, B, A, (4503, 5001));
-const BACK6: Packet = packet(L4::Tcp, true, B, A, (4503, 5001));
+pub(crate) const BACK4: Packet = packet(L4::Udp, false, B, A, (4503, 5001));
+pub(crate) const BACK6: Packet = packet(L4::Tcp, true, B, A, (4503, 5001));
 const OTHER: Packet = packet(L4::Udp, false, A, R, (4504, 5900));
 
 /// Arguments, the packets that they show, the packets that they do not.
@@ -126,7 +126,7 @@ const FILTERS: &[(&[&str], &[Packet], &[Packet])] = &[
 ];
 
 /// Sends what is not to be shown first, so that it would come first.
-fn check(net: &Net, args: &[&str], shown: &[Packet], hidden: &[Packet]) -> Result<()> {
+pub(crate) fn check(net: &Net, args: &[&str], shown: &[Packet], hidden: &[Packet]) -> Result<()> {
     let mut fwtrace = Fwtrace::start(&net.r, args)?;
     for packet in hidden.iter().chain(shown) {
         packet.send(net)?;

@@ -8,6 +8,7 @@ mod commands;
 mod conntrack;
 mod conntrack_drops;
 mod engines;
+mod expressions;
 mod filters;
 mod interrupted;
 mod invalid;

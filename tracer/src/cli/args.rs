@@ -7,11 +7,14 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::capture::CaptureArgs;
-use super::plan::{Demo, Features, Filter, Ladder, Live, Plan, Reasons, Replay, Rules, Watch};
+use super::plan::{
+    Demo, Expressed, Features, Filter, Ladder, Live, Plan, Reasons, Replay, Rules, Watch,
+};
 use super::values::{self, Ports, Prefix};
-use super::{Error, PortMatch, PrefixMatch, Side};
+use super::{Error, PortMatch, PrefixMatch, Side, push};
 use crate::demo::{self, scenes::Scene};
 use crate::event::Hook;
+use crate::expr::{self, Expression};
 use crate::output::{Format, Options};
 use crate::packet::Proto;
 
@@ -79,6 +82,12 @@ impl NetnsArgs {
 
 #[derive(Debug, clap::Args)]
 struct LiveArgs {
+    /// Only packets that meet this expression of tcpdump's language, pcap-filter(7): tcp and dst net 10.0.0.0/8 and not port 22
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
+    /// Print which parts of EXPRESSION the kernel checks and which fwtrace, and its program as tcpdump -d does; then exit
+    #[arg(short = 'd', requires = "expression", help_heading = "Filters")]
+    explain_expression: bool,
     /// Source or destination port: a number, a range A-B or a name of /etc/services
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = values::ports, help_heading = "Filters")]
     port: Vec<Ports>,
@@ -253,21 +262,47 @@ fn scenes(name: Option<&str>) -> Result<Vec<&'static Scene>, Error> {
     })
 }
 
+/// Has libpcap compile an expression.
+fn compile(text: &str) -> Result<Expression, Error> {
+    Expression::compile(text).map_err(|err| match err {
+        // A command that is misspelt ends here.
+        expr::Error::Refused { .. } if text.chars().all(|c| c.is_ascii_alphanumeric()) => {
+            Error::usage(format!("{err}, and `fwtrace --help` the commands"))
+        }
+        expr::Error::Refused { .. } => Error::usage(err.to_string()),
+        expr::Error::NoLibpcap(_) => Error::Lacking(err.to_string()),
+    })
+}
+
 impl LiveArgs {
     fn plan(mut self) -> Result<Plan, Error> {
+        let expression = match self.expression.as_slice() {
+            [] => None,
+            words => Some(compile(&words.join(" "))?),
+        };
+        if let Some(expression) = expression.as_ref().filter(|_| self.explain_expression) {
+            let mut filter = self.filter(self.iface.clone())?;
+            let pushed = push::push(expression.text(), &mut filter);
+            return Ok(Plan::Expressed(Expressed {
+                expression: expression.clone(),
+                kernel: pushed.kernel,
+                rest: pushed.rest,
+            }));
+        }
         match self.capture.read() {
-            Some(path) => Ok(Plan::Replay(Box::new(self.replay(path)?))),
-            None => Ok(Plan::Live(Box::new(self.live()?))),
+            Some(path) => Ok(Plan::Replay(Box::new(self.replay(path, expression)?))),
+            None => Ok(Plan::Live(Box::new(self.live(expression)?))),
         }
     }
 
     /// Interfaces are those of the capture, whatever this machine has.
-    fn replay(self, path: PathBuf) -> Result<Replay, Error> {
+    fn replay(self, path: PathBuf, expression: Option<Expression>) -> Result<Replay, Error> {
         let filter = self.filter(self.iface.clone())?;
         let asked = self.format();
         Ok(Replay {
             path,
             filter: (filter != Filter::default()).then_some(filter),
+            expression,
             count: self.count,
             output: self.output(asked, false),
         })
@@ -311,9 +346,12 @@ impl LiveArgs {
         Ok(filter)
     }
 
-    fn live(self) -> Result<Live, Error> {
+    fn live(self, expression: Option<Expression>) -> Result<Live, Error> {
         let watch = self.netns.watch()?;
-        let filter = self.filter(watch.interfaces(&self.iface)?)?;
+        let mut filter = self.filter(watch.interfaces(&self.iface)?)?;
+        if let Some(expression) = &expression {
+            push::push(expression.text(), &mut filter);
+        }
         if self.trace.is_some()
             && !filter.hooks.is_empty()
             && filter.hooks.iter().all(|hook| *hook == Hook::Ingress)
@@ -331,6 +369,7 @@ impl LiveArgs {
         output.format = format;
         Ok(Live {
             filter,
+            expression,
             watch,
             count: self.count,
             duration: self.duration,

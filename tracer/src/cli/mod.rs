@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod plan;
+mod push;
 mod select;
 mod services;
 mod settings;
@@ -13,8 +14,8 @@ use std::ffi::OsString;
 use clap::Parser;
 
 pub use plan::{
-    Demo, Features, Filter, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons, Replay, Rules,
-    Side, Watch,
+    Demo, Expressed, Features, Filter, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons, Replay,
+    Rules, Side, Watch,
 };
 pub use values::{Ports, Prefix, Table};
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// This process may not look.
     #[error("{0}")]
     Permission(String),
+    /// What the command line asks for takes something that this machine lacks.
+    #[error("{0}")]
+    Lacking(String),
 }
 
 impl Error {

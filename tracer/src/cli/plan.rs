@@ -1,5 +1,6 @@
 //! What is to be done: flags checked and resolved.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::Error;
 use super::values::{Ports, Prefix, Table};
 use crate::demo::scenes::Scene;
 use crate::event::{Candidate, DropEvent, Engine, Family, Hook};
+use crate::expr::Expression;
 use crate::netns::{self, NetNs};
 use crate::output::Options;
 use crate::packet::Proto;
@@ -25,6 +27,8 @@ pub enum Plan {
     Features(Features),
     /// Show the scenes.
     Demo(Demo),
+    /// Tell what becomes of a filter expression.
+    Expressed(Expressed),
 }
 
 /// Live attribution.
@@ -32,6 +36,8 @@ pub enum Plan {
 pub struct Live {
     /// Which drops.
     pub filter: Filter,
+    /// Which of those, in tcpdump's language.
+    pub expression: Option<Expression>,
     /// Where.
     pub watch: Watch,
     /// Stop after so many shown drops.
@@ -59,6 +65,8 @@ pub struct Replay {
     pub path: PathBuf,
     /// Which of its drops; `None`: all.
     pub filter: Option<Filter>,
+    /// And which of these, in tcpdump's language.
+    pub expression: Option<Expression>,
     /// Stop after so many shown packets.
     pub count: Option<u64>,
     /// How they are shown.
@@ -108,6 +116,36 @@ pub struct Demo {
     pub list: bool,
     /// As JSON lines.
     pub json: bool,
+}
+
+/// `fwtrace -d`: where each part of a filter expression is checked; [`Display`](fmt::Display) prints it.
+#[derive(Debug)]
+pub struct Expressed {
+    /// The expression.
+    pub expression: Expression,
+    /// Parts that the kernel's side of the filter checks.
+    pub kernel: Vec<String>,
+    /// Parts that are checked on the captured bytes only.
+    pub rest: Vec<String>,
+}
+
+impl fmt::Display for Expressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |parts: &[String]| match parts {
+            [] => "nothing".to_owned(),
+            parts => parts.join(", "),
+        };
+        writeln!(f, "# in the kernel: {}", list(&self.kernel))?;
+        writeln!(f, "# on the captured bytes only: {}", list(&self.rest))?;
+        match self.expression.reach() {
+            Some(bytes) => writeln!(
+                f,
+                "# reads the first {bytes} bytes from the network header on"
+            )?,
+            None => writeln!(f, "# may read any byte")?,
+        }
+        f.write_str(self.expression.listing())
+    }
 }
 
 /// Which namespaces are watched.

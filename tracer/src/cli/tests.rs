@@ -268,6 +268,9 @@ fn wrong_usage() {
         ("-N 1 --all-netns", "--all-netns"),
         ("--port 80 rules", "rules"),
         ("nosuch", "nosuch"),
+        ("tcp rules", "tcp rules"),
+        ("-d", "EXPRESSION"),
+        ("-d tcp and prot 5", "syntax error"),
         ("--nosuch", "--nosuch"),
     ] {
         let err = refused(line);
@@ -276,9 +279,36 @@ fn wrong_usage() {
         match err {
             Error::Clap(err) => assert_eq!(err.exit_code(), 2, "{line}"),
             Error::Usage(_) => {}
-            Error::Permission(_) => panic!("{line}: {text}"),
+            Error::Permission(_) | Error::Lacking(_) => panic!("{line}: {text}"),
         }
     }
+}
+
+#[test]
+fn expressions() {
+    let plan = live("--trace tcp port 80 -v and not src host 10.0.0.1 --json");
+    let expression = plan.expression.as_ref().unwrap();
+    assert_eq!(expression.text(), "tcp port 80 and not src host 10.0.0.1");
+    assert!(plan.output.verbosity == 1 && plan.output.format == Format::Json);
+    // What the kernel's side takes of it narrows what is traced, too.
+    assert_eq!(plan.filter.proto, Some(Proto::TCP));
+    assert_eq!(plan.filter.ports.len(), 1);
+    assert!(live("--port 80").expression.is_none());
+
+    let Ok(Plan::Expressed(told)) = parse(words("-4 -d udp and not port 53")) else {
+        panic!("no -d")
+    };
+    let text = told.to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines[..3],
+        [
+            "# in the kernel: udp",
+            "# on the captured bytes only: not port 53",
+            "# reads the first 64 bytes from the network header on"
+        ]
+    );
+    assert_eq!(lines[3], "(000) ldh      [12]");
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn play(
 fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
     Live {
         filter: Filter::default(),
+        expression: None,
         watch: Watch::These(vec![lab.netns(Host::Firewall).clone()]),
         count: u64::try_from(scene.expected.len()).ok(),
         duration: Some(DEADLINE),

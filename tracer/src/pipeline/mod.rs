@@ -1,7 +1,7 @@
 //! The live run: sources, attribution, output, shutdown.
 //!
 //! ```text
-//! ring thread --batches--> Run::batch -> Attributor -> Filter::shows -> Sink
+//! ring thread --batches--> Run::batch -> Expression::judge -> Attributor -> Filter::shows -> Sink
 //! netlink tasks (one per namespace) keep Namespaces' rulesets current
 //! with --trace: the kernel's traces -> Tracing, which joins them with the drops of a batch before they are attributed
 //! ```
@@ -37,6 +37,7 @@ use crate::{
     bpf::{load::BpfError, reader::RawDrop},
     cli::{Live, Watch},
     event::{DropEvent, ErrorEvent, Event, Lost, Summary},
+    expr::{Expression, Verdict},
     output::{Format, Sink, Tally},
     pcapng::{Recorder, WriteError},
     trace::{join::Found, tell::Told},
@@ -139,6 +140,8 @@ async fn live(
         tracing,
         filter: plan.filter,
         complete: plan.output.verbosity > 0 || plan.output.format == Format::Json,
+        expression: plan.expression,
+        undecided: 0,
         left: plan.count,
         hidden: 0,
         reported: 0,
@@ -268,6 +271,10 @@ struct Run<'a> {
     filter: crate::cli::Filter,
     /// The kernel is asked about the connections of drops.
     complete: bool,
+    /// What packets have to meet besides.
+    expression: Option<Expression>,
+    /// Records of which it is not known whether they meet it.
+    undecided: u64,
     /// Events that may still be shown.
     left: Option<u64>,
     /// Records that were not shown.
@@ -298,6 +305,10 @@ impl Run<'_> {
                 continue;
             }
             self.suspicious |= raw.record.rule.kind == RULE_INVALID;
+            if !self.accepts(raw) {
+                self.hidden += 1;
+                continue;
+            }
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
@@ -322,6 +333,21 @@ impl Run<'_> {
             self.sink.flush().map_err(io_error("stdout"))?;
         }
         Ok(())
+    }
+
+    /// Whether a drop meets the expression. One of which that is not known is shown, and told of.
+    fn accepts(&mut self, raw: &RawDrop) -> bool {
+        let Some(expression) = &self.expression else {
+            return true;
+        };
+        let verdict = expression.judge(&raw.record, &raw.packet);
+        if verdict == Verdict::Unknown {
+            if self.undecided == 0 {
+                self.sink.say("the expression asks for bytes of a packet that are not known (an Ethernet address that it does not have yet, data that was not captured): such drops are shown");
+            }
+            self.undecided += 1;
+        }
+        verdict != Verdict::NoMatch
     }
 
     fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Found>) -> DropEvent {
@@ -472,6 +498,12 @@ impl Run<'_> {
     /// The summary.
     fn finish(&mut self, tracer: &Tracer) -> Result<(), RunError> {
         self.report_losses(tracer)?;
+        if self.undecided > 0 {
+            self.sink.say(&format!(
+                "{} drops had bytes unknown that the expression asks for, and were taken to meet it",
+                self.undecided
+            ));
+        }
         let counters = tracer.counters()?;
         let lost = tracer.lost()?;
         let mut other = std::collections::BTreeMap::new();

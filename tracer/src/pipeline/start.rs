@@ -182,6 +182,9 @@ pub(super) fn start(
     settings.netfilter_drop = netfilter_drop;
     settings.want_stack = 1;
     plan.apply(&mut settings, |name| kernel.reasons.value(name))?;
+    if let Some(expression) = &plan.expression {
+        settings.snaplen = settings.snaplen.max(expression.snaplen());
+    }
     if let Ok(symbols) = &kernel.symbols {
         let start = |name| symbols.range(name).map_or(0, |range| range.start);
         settings.conntrack_hooks = CONNTRACK_HOOKS.map(start);
