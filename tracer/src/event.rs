@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::account::{
-    ChangedBy, ConntrackCount, ErrorEvent, Lost, RuleCount, RulesetChange, Summary, Written,
+    ChangedBy, ConntrackCount, ErrorEvent, Logged, Lost, RuleCount, RulesetChange, Summary, Written,
 };
 pub use self::conntrack::{Conntrack, ConntrackCounters, Counted, CtState, Nat, Tuple};
 pub use self::evidence::{

@@ -18,6 +18,7 @@ mod lifecycle;
 mod matrix;
 mod mixed;
 mod namespaces;
+mod nflog;
 mod packets;
 mod process;
 mod refusals;

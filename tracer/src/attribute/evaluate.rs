@@ -124,6 +124,11 @@ impl Evaluator {
         }
     }
 
+    /// Tells no less than this from now on.
+    pub(super) fn deepen(&mut self, depth: Depth) {
+        self.depth = self.depth.max(depth);
+    }
+
     /// The opinion about the packet of `record`; `None`: there is no ruleset to evaluate.
     pub(super) fn opinion(
         &mut self,

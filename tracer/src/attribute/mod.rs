@@ -99,6 +99,11 @@ impl Attributor {
         &mut self.legacy
     }
 
+    /// Tells at least the paths from now on.
+    pub(crate) fn tell_paths(&mut self) {
+        self.evaluator.deepen(Depth::Path);
+    }
+
     /// Name of a drop reason, without its prefix.
     pub fn reason(&mut self, reason: u32) -> Arc<str> {
         self.names

@@ -8,7 +8,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::capture::CaptureArgs;
 use super::plan::{
-    Demo, Expressed, Features, Filter, Ladder, Live, Plan, Reasons, Replay, Rules, Watch,
+    Demo, Expressed, Features, Filter, Groups, Ladder, Live, Plan, Reasons, Replay, Rules, Watch,
 };
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side, push};
@@ -150,6 +150,13 @@ struct LiveArgs {
     /// of its own, inet fwtrace, while it runs, and says so
     #[arg(long, value_name = "RATE", num_args = 0..=1, require_equals = true, default_missing_value = "20")]
     trace: Option<u32>,
+    /// Listen to these NFLOG groups: what a rule logs to them is shown with the drop that follows. 5 or 1,5-7; auto: those that the
+    /// rules log to; none
+    #[arg(long, value_name = "GROUPS|auto|none", default_value = "auto", value_parser = values::groups)]
+    nflog: Groups,
+    /// Room for logged packets, bytes a group
+    #[arg(long, value_name = "BYTES", hide = true, default_value_t = 16 << 20)]
+    nflog_buffer: usize,
     /// Stop after COUNT drops
     #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -379,6 +386,8 @@ impl LiveArgs {
             trace: self.trace,
             snaplen,
             write,
+            nflog: self.nflog,
+            nflog_buffer: self.nflog_buffer,
         })
     }
 

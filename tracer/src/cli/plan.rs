@@ -1,5 +1,6 @@
 //! What is to be done: flags checked and resolved.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +57,25 @@ pub struct Live {
     pub snaplen: Option<u32>,
     /// Keep a record of what is shown, with the packets.
     pub write: Option<pcapng::Plan>,
+    /// The NFLOG groups that are listened to.
+    pub nflog: Groups,
+    /// Room for logged packets, bytes a group; only tests ask for less.
+    pub nflog_buffer: usize,
+}
+
+/// NFLOG groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// Those that the rules in force log to.
+    #[default]
+    Auto,
+    /// These; empty: none.
+    These(BTreeSet<u16>),
+}
+
+impl Groups {
+    /// No group.
+    pub const NONE: Self = Self::These(BTreeSet::new());
 }
 
 /// `-r`: show a capture.

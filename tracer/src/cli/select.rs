@@ -33,7 +33,8 @@ impl Filter {
         !asks_for_drops && self.selects_bytes(&packet.packet, &[packet.interface.as_deref()])
     }
 
-    fn selects_bytes(&self, packet: &Packet, ifaces: &[Option<&str>]) -> bool {
+    /// The conditions on the packet itself: version, protocol, interfaces, addresses, ports.
+    pub(crate) fn selects_bytes(&self, packet: &Packet, ifaces: &[Option<&str>]) -> bool {
         let version = match packet.family {
             Family::Ipv4 => Some(4),
             Family::Ipv6 => Some(6),

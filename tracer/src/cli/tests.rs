@@ -203,6 +203,32 @@ fn traces_are_asked_for_and_bounded() {
 }
 
 #[test]
+fn nflog_groups() {
+    let these = |groups: &[u16]| Groups::These(groups.iter().copied().collect());
+    for (line, groups) in [
+        ("", Groups::Auto),
+        ("--nflog auto", Groups::Auto),
+        ("--nflog none", Groups::NONE),
+        ("--nflog 5", these(&[5])),
+        ("--nflog 1,5-7,6", these(&[1, 5, 6, 7])),
+        ("--nflog=0,65535", these(&[0, 65535])),
+    ] {
+        assert_eq!(live(line).nflog, groups, "{line}");
+    }
+    for line in [
+        "--nflog",
+        "--nflog x",
+        "--nflog 65536",
+        "--nflog 7-5",
+        "--nflog 1,,2",
+        "--nflog 0-65535",
+        "--nflog 5,auto",
+    ] {
+        refused(line);
+    }
+}
+
+#[test]
 fn durations() {
     for (text, milliseconds) in [
         ("30", 30_000),

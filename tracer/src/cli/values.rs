@@ -1,8 +1,10 @@
 //! Values of flags: text -> ports, prefixes, protocols, durations.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::plan::Groups;
 use super::services;
 use crate::event::Family;
 use crate::packet::Proto;
@@ -146,6 +148,40 @@ pub(super) fn table(text: &str) -> Result<Table, String> {
             "'{family}' is no family: ip, ip6, inet, arp, bridge or netdev is needed"
         )),
     }
+}
+
+/// NFLOG groups that one can name: each takes a socket in each namespace.
+const GROUPS: usize = 64;
+
+/// `auto`, `none`, or group numbers and ranges: `1,5-7`.
+pub(super) fn groups(text: &str) -> Result<Groups, String> {
+    match text {
+        "auto" => return Ok(Groups::Auto),
+        "none" => return Ok(Groups::NONE),
+        _ => {}
+    }
+    let mut groups = BTreeSet::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            text.trim().parse::<u16>().map_err(|_| {
+                format!("'{part}' is no NFLOG group: a number from 0 to 65535, a range A-B, several of them with commas between, auto or none is needed")
+            })
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!(
+                "the range ends before it begins; write {last}-{first}"
+            ));
+        }
+        groups.extend((first..=last).take(GROUPS + 1));
+        if groups.len() > GROUPS {
+            return Err(format!(
+                "more than {GROUPS} groups: name those that your rules log to, or use auto, which finds them"
+            ));
+        }
+    }
+    Ok(Groups::These(groups))
 }
 
 /// `30`, `30s`, `5m`, `2h`, `500ms`; more than nothing.

@@ -25,7 +25,7 @@ use super::{
     traffic,
 };
 use crate::{
-    cli::{Demo, Filter, Ladder, Live, Watch},
+    cli::{Demo, Filter, Groups, Ladder, Live, Watch},
     event::{self, DropEvent, Event},
     kernel::caps,
     output::{Format, Options},
@@ -164,6 +164,8 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
         trace: None,
         snaplen: None,
         write: None,
+        nflog: Groups::NONE,
+        nflog_buffer: 0,
     }
 }
 

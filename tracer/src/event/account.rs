@@ -13,7 +13,7 @@ pub struct Lost {
     /// When it was noticed.
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
-    /// What lost them: `ring`; [`Lost::TRACE`]: not drops, but what the kernel told of them.
+    /// What lost them: `ring`; [`Lost::TRACE`], [`Lost::NFLOG`]: not drops, but what the kernel told of them.
     pub source: Arc<str>,
     /// How many since the last report.
     pub count: u64,
@@ -22,6 +22,8 @@ pub struct Lost {
 impl Lost {
     /// [`Lost::source`] of messages of the kernel's trace: their drops are shown, without it.
     pub const TRACE: &str = "trace";
+    /// [`Lost::source`] of logged packets: their drops are shown, without their log.
+    pub const NFLOG: &str = "nflog";
 }
 
 /// A ruleset was replaced or edited.
@@ -77,6 +79,9 @@ pub struct Summary {
     /// What conntrack has counted meanwhile, where it was in use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conntrack: Vec<ConntrackCount>,
+    /// Packets that rules logged over NFLOG; absent if no group was listened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Logged>,
 }
 
 /// What the files of a run hold.
@@ -104,6 +109,25 @@ pub struct ConntrackCount {
     pub max: Option<u32>,
     /// By how much the counters of `conntrack -S` have moved, on all processors together; those that have not are left out.
     pub moved: BTreeMap<Arc<str>, u64>,
+}
+
+/// What became of packets that were logged over NFLOG. `received == joined + passed + filtered + unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logged {
+    /// Logs that came.
+    pub received: u64,
+    /// Stand with a drop.
+    pub joined: u64,
+    /// No drop came, of the reasons that are asked for: accepted, as a rule.
+    pub passed: u64,
+    /// No drop came, and the packet does not match the filter.
+    pub filtered: u64,
+    /// Whether a drop came is not known: no IP packet, or too many waited.
+    pub unknown: u64,
+    /// Logs that a drop must have, by the rules it passed, and that did not come in time.
+    pub missing: u64,
+    /// Logs that were lost between the kernel and fwtrace, by their numbers.
+    pub lost: u64,
 }
 
 /// How many drops a rule, a policy or an engine did.

@@ -189,6 +189,12 @@ fn every_event_survives_the_round_trip() {
                 policy: None,
                 count: 2,
             }],
+            logged: Some(Logged {
+                received: 5,
+                joined: 2,
+                passed: 3,
+                ..Logged::default()
+            }),
         }),
         Event::Error(ErrorEvent {
             time,

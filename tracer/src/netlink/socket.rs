@@ -19,9 +19,11 @@ use neli::{
 };
 use nix::{
     errno::Errno,
+    getsockopt_impl,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
-    sys::socket::{setsockopt, sockopt},
+    setsockopt_impl, sockopt_impl,
+    sys::socket::{getsockopt, setsockopt, sockopt},
 };
 use thiserror::Error;
 
@@ -66,6 +68,27 @@ pub const HEADER: usize = 16;
 const RECEIVE: usize = 128 * 1024;
 /// What the kernel takes to answer a request is far less than this; it bounds the wait when it never does.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+sockopt_impl!(
+    /// `NETLINK_NO_ENOBUFS`.
+    NoEnobufs,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_NO_ENOBUFS,
+    bool
+);
+sockopt_impl!(
+    /// `SO_MEMINFO`, since 4.12: numbers by `SK_MEMINFO_*`.
+    MemInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; SK_MEMINFO_VARS]
+);
+/// Datagrams that did not fit (include/uapi/linux/sock_diag.h, v6.18).
+const SK_MEMINFO_DROPS: usize = 8;
+/// How many numbers there are.
+const SK_MEMINFO_VARS: usize = 9;
 
 /// What went wrong on a netlink socket.
 #[derive(Debug, Error)]
@@ -352,6 +375,20 @@ impl Socket {
         setsockopt(self, sockopt::RcvBufForce, &bytes)
             .or_else(|_| setsockopt(self, sockopt::RcvBuf, &bytes))
             .map_err(|errno| io_error("set the receive buffer")(errno.into()))
+    }
+
+    /// Has losses counted only, not told as [`SocketError::Overrun`]. The kernel then goes on to fill the buffer as it is emptied, and does
+    /// not wait until it is empty (`netlink_overrun()`, net/netlink/af_netlink.c, v6.18), so that less is lost.
+    pub fn set_no_overruns(&self) -> Result<(), SocketError> {
+        setsockopt(self, NoEnobufs, &true)
+            .map_err(|errno| io_error("set NETLINK_NO_ENOBUFS")(errno.into()))
+    }
+
+    /// Datagrams that did not fit the receive buffer, since the socket was opened; wraps around.
+    pub fn drops(&self) -> Result<u32, SocketError> {
+        getsockopt(self, MemInfo)
+            .map(|info| info[SK_MEMINFO_DROPS])
+            .map_err(|errno| io_error("read SO_MEMINFO")(errno.into()))
     }
 
     /// A sequence number for the next request; never 0.

@@ -3,7 +3,11 @@
 //! | module | subject |
 //! |---|---|
 //! | [`rules`] | which rules log to which group, by what can be seen of a logged packet |
+//! | [`listener`] | being the listener of a group: packets, losses, who has it otherwise |
+//! | [`passed`] | the logging rules that a dropped packet has passed or may have |
 //! | [`correlate`] | which logged packet is of which drop |
 
 pub mod correlate;
+pub mod listener;
+pub mod passed;
 pub mod rules;

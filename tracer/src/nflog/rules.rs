@@ -97,6 +97,15 @@ impl LogRules {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// All of them by what a logged packet shows: group, prefix, `NFPROTO_*` and hook, and the rules that log like this.
+    pub fn all(&self) -> impl Iterator<Item = (u16, &Arc<str>, (u8, u8), &[LogRule])> {
+        self.by_place.iter().flat_map(|(place, by_prefix)| {
+            let at = (place.pf, place.hook);
+            let rules = by_prefix.iter();
+            rules.map(move |(prefix, rules)| (place.group, prefix, at, rules.as_slice()))
+        })
+    }
+
     fn nft_table(&mut self, index: u32, table: &model::Table, names: &Names) {
         if table.flags & model::Table::DORMANT != 0 {
             return;

@@ -182,6 +182,11 @@ impl<W: Write, T: Write> Sink<W, T> {
                 "fwtrace: {} messages of the kernel's trace were lost; their drops are shown without it",
                 lost.count
             )?,
+            Event::Lost(lost) if &*lost.source == Lost::NFLOG => writeln!(
+                self.talk,
+                "fwtrace: {} logged packets were lost; drops are shown without those logs",
+                lost.count
+            )?,
             Event::Lost(Lost { source, count, .. }) => {
                 writeln!(self.talk, "fwtrace: {count} drops lost: {source}")?;
             }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::FIREWALL;
 use super::text::{Clean, Netns, PolicyName, RuleName};
-use crate::event::{DropEvent, Engine, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary, Written};
+use crate::event::{
+    DropEvent, Engine, Logged, NetnsRef, PolicyRef, RuleCount, RuleRef, Summary, Written,
+};
 
 /// Rules that the summary names.
 const TOP: usize = 10;
@@ -141,7 +143,29 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
         writeln!(out, "  and {more} more")?;
     }
     write_conntrack(summary, show_netns, out)?;
-    write_other(summary, out)
+    write_other(summary, out)?;
+    match &summary.logged {
+        Some(logged) => write_logged(logged, out),
+        None => Ok(()),
+    }
+}
+
+/// What was logged, where that is not all told by the drops.
+fn write_logged(logged: &Logged, out: &mut impl Write) -> io::Result<()> {
+    let parts = [
+        (logged.passed, "logged and not dropped"),
+        (logged.missing, "logs of drops did not come in time"),
+        (logged.lost, "logs lost"),
+        (logged.unknown, "logs that nobody knows the drop of"),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let parts: Vec<String> = parts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if parts.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "NFLOG: {}", parts.join(", "))
 }
 
 /// What the files hold.

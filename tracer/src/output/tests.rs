@@ -4,9 +4,9 @@ use super::*;
 use crate::event::tests::drop_event;
 use crate::event::{
     Candidate, ChangedBy, Confidence, Conntrack, ConntrackCounters, Counted, CtState, DecidedBy,
-    Doubt, DoubtKind, DropEvent, Engine, ErrorEvent, Evidence, EvidenceSource, Family, Hook, Nat,
-    NearestMiss, NetnsRef, Phase, PolicyRef, Process, RuleRef, Step, StepResult, Summary, Tuple,
-    Verdict,
+    Doubt, DoubtKind, DropEvent, Engine, ErrorEvent, Evidence, EvidenceSource, Family, Hook,
+    LogRef, Logged, Nat, NearestMiss, NetnsRef, Phase, PolicyRef, Process, RuleRef, Step,
+    StepResult, Summary, Tuple, Verdict,
 };
 use crate::packet::Proto;
 
@@ -326,7 +326,70 @@ fn summary() -> Summary {
         disagreed: tally.disagreed(),
         rules: tally.rules(),
         conntrack: Vec::new(),
+        logged: None,
     }
+}
+
+#[test]
+fn the_summary_tells_of_logs_without_a_drop() {
+    let mut summary = summary();
+    let mut told = |logged| {
+        summary.logged = Some(logged);
+        let (_, talk) = shown(&options(), false, &[Event::Summary(summary.clone())]);
+        let nflog = talk.lines().find(|line| line.starts_with("NFLOG"));
+        nflog.unwrap_or_default().to_owned()
+    };
+    let joined = Logged {
+        received: 2,
+        joined: 2,
+        ..Logged::default()
+    };
+    assert_eq!(told(joined.clone()), "");
+    let all = Logged {
+        passed: 3,
+        missing: 4,
+        lost: 5,
+        unknown: 6,
+        ..joined
+    };
+    assert_eq!(
+        told(all),
+        "NFLOG: 3 logged and not dropped, 4 logs of drops did not come in time, 5 logs lost, 6 logs that nobody knows the drop of"
+    );
+}
+
+#[test]
+fn logs_stand_on_the_line_and_verbose_names_their_rules() {
+    let mut drop = drop_event();
+    drop.log = vec![
+        LogRef {
+            group: 5,
+            prefix: Some("dns \u{1b}".into()),
+            rule: drop.rule.clone(),
+        },
+        LogRef {
+            group: 6,
+            prefix: None,
+            rule: None,
+        },
+    ];
+    let event = [Event::Drop(Box::new(drop))];
+    let (out, _) = shown(&options(), false, &event);
+    let first = out.lines().next().unwrap();
+    assert!(
+        first.ends_with("  log group 5 \"dns \u{fffd}\"  log group 6"),
+        "{first}"
+    );
+    assert!(!out.contains("log group 6 by"), "{out}");
+    let verbose = Options {
+        verbosity: 1,
+        ..options()
+    };
+    let (out, _) = shown(&verbose, false, &event);
+    assert!(
+        out.contains("\n                    log group 5 \"dns \u{fffd}\" by inet t sub rule 1 (handle 3)\n                    log group 6 by a rule that is not known\n"),
+        "{out}"
+    );
 }
 
 #[test]

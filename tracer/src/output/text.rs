@@ -9,7 +9,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{Options, walk};
 use crate::conntrack::words;
 use crate::event::{
-    Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, NetnsRef, PacketEvent,
+    Candidate, Confidence, Conntrack, DecidedBy, DropEvent, Engine, LogRef, NetnsRef, PacketEvent,
     PolicyRef, RuleRef, Tuple, Verdict,
 };
 use crate::packet::{Numeric, Packet};
@@ -160,6 +160,9 @@ impl Text {
         if drop.count > 1 {
             write!(line, "  x{}", drop.count)?;
         }
+        for log in &drop.log {
+            write!(line, "  {}", LogName(log))?;
+        }
         if let Some(rule) = &drop.rule {
             rule_text(line, rule)?;
         }
@@ -304,6 +307,14 @@ fn details(line: &mut String, drop: &DropEvent) -> fmt::Result {
     if let Some(ct) = &drop.conntrack {
         conntrack(line, ct)?;
     }
+    for log in &drop.log {
+        below(line);
+        write!(line, "{} ", LogName(log))?;
+        match &log.rule {
+            Some(rule) => write!(line, "by {}", RuleName(rule))?,
+            None => line.push_str("by a rule that is not known"),
+        }
+    }
     for (i, doubt) in evidence.doubts.iter().enumerate() {
         if i == 0 {
             below(line);
@@ -428,6 +439,19 @@ impl fmt::Display for RuleName<'_> {
         }
         match rule.handle {
             Some(handle) => write!(f, " (handle {handle})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `log group 5 "dns "`.
+struct LogName<'a>(&'a LogRef);
+
+impl fmt::Display for LogName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log group {}", self.0.group)?;
+        match &self.0.prefix {
+            Some(prefix) => write!(f, " \"{}\"", Clean(prefix)),
             None => Ok(()),
         }
     }

@@ -3,11 +3,13 @@
 //! ```text
 //! ring thread --batches--> Run::batch -> Expression::judge -> Attributor -> Filter::shows -> Sink
 //! netlink tasks (one per namespace) keep Namespaces' rulesets current
+//! NFLOG groups -> Nflog, where drops wait for their logs between Attributor and Filter::shows
 //! with --trace: the kernel's traces -> Tracing, which joins them with the drops of a batch before they are attributed
 //! ```
 
 mod legacy;
 mod namespaces;
+mod nflog;
 mod replay;
 mod start;
 mod trace;
@@ -25,6 +27,7 @@ use tokio::{
 
 use self::{
     namespaces::Namespaces,
+    nflog::Nflog,
     start::{Started, Tracer},
     trace::{Joined, Tracing},
 };
@@ -38,6 +41,7 @@ use crate::{
     cli::{Live, Watch},
     event::{DropEvent, ErrorEvent, Event, Lost, Summary},
     expr::{Expression, Verdict},
+    nflog::listener::now,
     output::{Format, Sink, Tally},
     pcapng::{Recorder, WriteError},
     trace::{join::Found, tell::Told},
@@ -123,6 +127,7 @@ async fn live(
         attributor,
         mut batches,
         tracing,
+        nflog,
         notes,
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
@@ -138,6 +143,7 @@ async fn live(
         attributor,
         namespaces,
         tracing,
+        nflog,
         filter: plan.filter,
         complete: plan.output.verbosity > 0 || plan.output.format == Format::Json,
         expression: plan.expression,
@@ -150,6 +156,7 @@ async fn live(
     for line in notes {
         run.sink.say(&line);
     }
+    run.follow_groups();
     drop(plan.watch);
     if let Some(path) = &plan.ready_file {
         create(path)?;
@@ -173,18 +180,27 @@ async fn live(
                 }
                 None => break,
             },
-            Some(change) = changed.recv() => run.emit(&change),
+            Some(change) = changed.recv() => {
+                run.follow_groups();
+                run.emit(&change)
+            }
+            () = run.nflog.ready() => run.heard(),
             _ = tick.tick() => {
                 run.namespaces.borrow_mut().poll_legacy(false);
                 run.sync_legacy(&mut tracer);
                 run.namespaces.borrow_mut().sample_conntrack();
                 tracer.tell_counters(&mut run.namespaces.borrow_mut())?;
+                run.follow_groups();
+                if batches.is_empty() {
+                    run.nflog.forget();
+                }
                 vanished = run.let_go(&mut tracer);
                 run.report_losses(&tracer)
             }
             () = released(&mut lock) => {
                 run.namespaces.borrow_mut().poll_legacy(true);
                 run.sync_legacy(&mut tracer);
+                run.follow_groups();
                 Ok(())
             }
             _ = interrupt.recv() => break,
@@ -219,7 +235,8 @@ async fn live(
         }
     }
     if result.is_ok() {
-        result = run.finish(&tracer);
+        run.nflog.end();
+        result = run.show_joined(u64::MAX).and_then(|()| run.finish(&tracer));
     }
     // However it ended: the file is to be whole.
     let recorded = run.recorder.take().map_or(Ok(()), Recorder::finish);
@@ -268,6 +285,7 @@ struct Run<'a> {
     namespaces: Rc<RefCell<Namespaces>>,
     /// With `--trace`.
     tracing: Option<Rc<RefCell<Tracing>>>,
+    nflog: Nflog,
     filter: crate::cli::Filter,
     /// The kernel is asked about the connections of drops.
     complete: bool,
@@ -314,20 +332,20 @@ impl Run<'_> {
                 .unwrap_or_default();
             let mut event = self.attribute(raw, time, told.trace);
             event.invalid_for(told.invalid);
-            if !self.filter.shows(&event) {
-                self.hidden += 1;
-                continue;
-            }
             if self.complete
+                && self.filter.shows(&event)
                 && let Some(connections) =
                     self.namespaces.borrow_mut().connections(raw.record.netns)
             {
                 connections.complete(&raw.record, &mut event);
             }
-            self.tally.add(&event);
-            self.left = self.left.map(|left| left - 1);
-            self.show(event, raw)?;
+            if self.nflog.is_idle() {
+                self.pass_on(event, raw)?;
+            } else {
+                self.nflog.hold(raw, event);
+            }
         }
+        self.release()?;
         if last {
             self.record(Recorder::flush)?;
             self.sink.flush().map_err(io_error("stdout"))?;
@@ -348,6 +366,57 @@ impl Run<'_> {
             self.undecided += 1;
         }
         verdict != Verdict::NoMatch
+    }
+
+    /// Takes in what was logged, and shows the drops that need not wait for it any more.
+    fn release(&mut self) -> Result<(), RunError> {
+        if self.nflog.is_idle() {
+            return Ok(());
+        }
+        // What was there by now is looked at before a drop has waited long enough.
+        let now = now();
+        self.nflog.hear();
+        self.show_joined(now)
+    }
+
+    /// Something was logged, or a drop has waited long enough.
+    fn heard(&mut self) -> Result<(), RunError> {
+        self.release()?;
+        self.sink.flush().map_err(io_error("stdout"))
+    }
+
+    fn show_joined(&mut self, now: u64) -> Result<(), RunError> {
+        while let Some((event, raw)) = self.nflog.next(now) {
+            self.pass_on(event, &raw)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a drop if it is asked for.
+    fn pass_on(&mut self, event: DropEvent, raw: &RawDrop) -> Result<(), RunError> {
+        if self.left == Some(0) || !self.filter.shows(&event) {
+            self.hidden += 1;
+            return Ok(());
+        }
+        self.tally.add(&event);
+        self.left = self.left.map(|left| left - 1);
+        self.show(event, raw)
+    }
+
+    /// Listens to the NFLOG groups that are wanted by now.
+    fn follow_groups(&mut self) {
+        let reserved = |inode, group| {
+            let tracing = self.tracing.as_ref()?.borrow();
+            (group == trace::GROUP && tracing.has_lines(inode))
+                .then_some("--trace has it for the rules of iptables-legacy and for conntrack")
+        };
+        let mut namespaces = self.namespaces.borrow_mut();
+        for line in self.nflog.sync(&mut namespaces, reserved) {
+            self.sink.say(&line);
+        }
+        if self.nflog.has_heard() {
+            self.attributor.tell_paths();
+        }
     }
 
     fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Found>) -> DropEvent {
@@ -395,6 +464,7 @@ impl Run<'_> {
             if let Some(tracing) = &self.tracing {
                 tracing.borrow_mut().remove(netns.inode);
             }
+            self.nflog.remove(netns.inode);
             names.push(match netns.name {
                 Some(name) => name.to_string(),
                 None => netns.inode.to_string(),
@@ -476,6 +546,14 @@ impl Run<'_> {
         }
         self.report_lost_traces()?;
         self.record(|recorder| recorder.tick(lost))?;
+        let count = self.nflog.lost();
+        if count > 0 {
+            self.emit(&Event::Lost(Lost {
+                time: Timestamp::now(),
+                source: Lost::NFLOG.into(),
+                count,
+            }))?;
+        }
         self.sink.flush().map_err(io_error("stdout"))
     }
 
@@ -527,6 +605,7 @@ impl Run<'_> {
             rules: self.tally.rules(),
             written,
             conntrack: self.namespaces.borrow_mut().conntrack(),
+            logged: self.nflog.account(),
         };
         self.emit(&Event::Summary(summary))
     }

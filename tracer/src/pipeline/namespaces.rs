@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     rc::{Rc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use crate::{
     event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
     netlink::{conntrack::Counters, ipset},
     netns::{self, NetNs},
+    nflog::rules::{Followed, LogRules},
     ruleset::{render::Names, snapshot::Snapshots},
     xtables::{legacy::follow::Tables, save},
 };
@@ -47,6 +49,8 @@ struct Watched {
     counters_told: bool,
     /// That they could not be read the last time was told.
     legacy_failed: bool,
+    /// The rules that log over NFLOG.
+    logs: Followed,
     /// The task that follows the ruleset; ends with this.
     follower: Option<JoinHandle<()>>,
     /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
@@ -168,6 +172,7 @@ impl Namespaces {
             connections: connections(netns),
             counters_told: false,
             legacy_failed: false,
+            logs: Followed::default(),
             follower,
             findable,
         };
@@ -196,6 +201,7 @@ impl Namespaces {
                     connections: None,
                     counters_told: true,
                     legacy_failed: false,
+                    logs: Followed::default(),
                     follower: None,
                     findable: true,
                 };
@@ -329,6 +335,16 @@ impl Namespaces {
         counts.extend(self.watched.values_mut().filter_map(Watched::conntrack));
         counts.sort_by_key(|count| count.netns.inode);
         counts
+    }
+
+    /// The rules that log over NFLOG, by namespace: inode, the namespace, its rules.
+    pub(super) fn log_rules(&mut self) -> impl Iterator<Item = (u32, &NetNs, &Arc<LogRules>)> {
+        self.watched.iter_mut().filter_map(|(inode, watched)| {
+            let netns = watched.file.as_ref()?;
+            let (rulesets, legacy) = (watched.rulesets.as_ref(), watched.legacy.as_ref());
+            let rules = watched.logs.rules(rulesets, legacy, &watched.names);
+            Some((*inode, netns, rules))
+        })
     }
 
     /// Looks for replaced legacy tables: nobody tells of them, but there may be a hint.

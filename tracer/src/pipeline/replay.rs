@@ -195,6 +195,7 @@ impl<'a> Shown<'a> {
                 written: None,
                 disagreed: self.tally.disagreed(),
                 conntrack: Vec::new(),
+                logged: None,
             });
             self.sink.aside(&summary)?;
         }

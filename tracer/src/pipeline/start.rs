@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::{
     legacy::Legacy,
     namespaces::Namespaces,
+    nflog::Nflog,
     trace::{TraceError, Tracing},
 };
 use crate::{
@@ -159,6 +160,8 @@ pub(super) struct Started {
     pub(super) batches: mpsc::Receiver<Vec<RawDrop>>,
     /// With `--trace`.
     pub(super) tracing: Option<Rc<RefCell<Tracing>>>,
+    /// Packets that rules log.
+    pub(super) nflog: Nflog,
     /// What the user should know about this kernel.
     pub(super) notes: Vec<String>,
 }
@@ -290,6 +293,7 @@ pub(super) fn start(
         attributor,
         batches,
         tracing,
+        nflog: Nflog::new(plan.nflog.clone(), plan.nflog_buffer, &plan.filter),
         notes,
     })
 }

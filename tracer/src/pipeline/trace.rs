@@ -17,10 +17,7 @@ use std::{
 };
 
 use fwtrace_abi::{RULE_POLICY, RULE_RULE, Record};
-use nix::{
-    sys::stat::fstat,
-    time::{ClockId, clock_gettime},
-};
+use nix::sys::stat::fstat;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 use super::namespaces::Namespaces;
@@ -35,6 +32,7 @@ use crate::{
         sockets,
     },
     netns::{self, NetNs},
+    nflog::listener::{self, now},
     packet::Capture,
     ruleset::snapshot::watch_readable,
     trace::{
@@ -57,7 +55,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// Datagrams that are received at a time: traces of everything can come faster than they are read.
 const DATAGRAMS: usize = 16 * 1024;
 /// The NFLOG group that TRACE lines go to: the kernel's default.
-const GROUP: u16 = 0;
+pub(super) const GROUP: u16 = 0;
 /// Whether conntrack picks up TCP connections whose beginning it has not seen; read again after so long.
 const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
 const LOOSE_FOR: Duration = Duration::from_secs(1);
@@ -221,7 +219,7 @@ impl Tracing {
                 }
             }
             Err(error) => {
-                return Err(match group_holder(netns)? {
+                return Err(match listener::holder(netns, GROUP)? {
                     Some(holder) => NoLines::Taken(holder),
                     None => error.into(),
                 });
@@ -254,6 +252,12 @@ impl Tracing {
     /// Stops tracing in a namespace.
     pub(super) fn remove(&mut self, inode: u32) {
         self.traced.remove(&inode);
+    }
+
+    /// Whether the NFLOG group of TRACE lines is taken in this namespace.
+    pub(super) fn has_lines(&self, inode: u32) -> bool {
+        let traced = self.traced.get(&inode);
+        traced.is_some_and(|traced| traced.lines.is_some())
     }
 
     /// The trace of each drop of the batch, if there is one; all traces that are there are taken in before.
@@ -471,27 +475,6 @@ impl Receiver {
     }
 }
 
-/// Who listens to NFLOG group 0, in words; `None`: nobody.
-fn group_holder(netns: &NetNs) -> Result<Option<String>, NoLines> {
-    let (instances, listed) = netns.run(|| {
-        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
-        let instances = read("netfilter/nfnetlink_log").unwrap_or_default();
-        (instances, read("netlink").unwrap_or_default())
-    })?;
-    let instances = nflog::instances(&instances);
-    let Some(instance) = instances.iter().find(|instance| instance.group == GROUP) else {
-        return Ok(None);
-    };
-    let listed = sockets::parse(&listed);
-    let mut listed = listed.iter();
-    let socket = listed.find(|l| l.protocol == sockets::NETFILTER && l.port == instance.port);
-    let holder = socket.and_then(|socket| sockets::holder(socket.inode));
-    Ok(Some(match holder {
-        Some(holder) => format!("{} (process {})", holder.comm, holder.pid),
-        None => format!("another program (netlink port {})", instance.port),
-    }))
-}
-
 /// Takes in what arrives, until the task is aborted.
 async fn follow(tracing: Weak<RefCell<Tracing>>, inode: u32, socket: AsyncFd<OwnedFd>) {
     while let Ok(mut ready) = socket.readable().await {
@@ -503,10 +486,4 @@ async fn follow(tracing: Weak<RefCell<Tracing>>, inode: u32, socket: AsyncFd<Own
             traced.drain();
         }
     }
-}
-
-/// CLOCK_MONOTONIC, nanoseconds.
-fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
-    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }

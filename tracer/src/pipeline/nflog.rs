@@ -1,0 +1,424 @@
+//! NFLOG in the watched namespaces: the groups, and drops that wait for their logs.
+//!
+//! ```text
+//! groups --before each batch, and when something comes--> Nflog::hear --\
+//! attributed drops ------------------------------------> Nflog::hold --+-> correlate --> Nflog::next, in order
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::namespaces::Namespaces;
+use crate::{
+    bpf::reader::RawDrop,
+    cli::{Filter, Groups},
+    event::{DropEvent, LogRef, Logged},
+    netlink::nflog::Packet,
+    netns::NetNs,
+    nflog::{
+        correlate::{Correlator, Dropped, Log, Sign},
+        listener::{self, Listener, network, now},
+        passed,
+        rules::LogRules,
+    },
+    packet::Capture,
+    ruleset::snapshot::watch_readable,
+    trace::headers::Headers,
+};
+
+/// Groups that others have are tried again this often.
+const RETRY: Duration = Duration::from_secs(1);
+/// A drop comes within this time of its log, nanoseconds, if the ring's reader keeps up.
+const LINGER: u64 = 1_000_000_000;
+
+/// All that is listened to.
+pub(super) struct Nflog {
+    wanted: Groups,
+    buffer: usize,
+    filter: Filter,
+    places: HashMap<u32, Place>,
+    correlator: Correlator<Box<(DropEvent, RawDrop)>, Shown>,
+    something: Rc<Notify>,
+    retried: Instant,
+    /// Since the last time that losses were told.
+    lost: u64,
+    account: Logged,
+    heard: bool,
+    order: u32,
+}
+
+/// A logged packet as the filter sees it.
+struct Shown {
+    meets: bool,
+}
+
+/// One namespace.
+struct Place {
+    rules: Arc<LogRules>,
+    groups: BTreeMap<u16, Group>,
+    /// Interfaces by index, if the filter asks for some.
+    ifaces: HashMap<u32, String>,
+    /// Groups that cannot be had, and that was said.
+    refused: BTreeSet<u16>,
+}
+
+/// A group that is listened to.
+struct Group {
+    listener: Listener,
+    task: JoinHandle<()>,
+    /// What the last packet showed, and whether a rule is known that logs like that: most are like the one before.
+    last: Option<(Sign, bool)>,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Nflog {
+    /// Nothing is listened to yet.
+    pub(super) fn new(wanted: Groups, buffer: usize, filter: &Filter) -> Self {
+        Self {
+            wanted,
+            buffer,
+            filter: filter.clone(),
+            places: HashMap::new(),
+            correlator: Correlator::default(),
+            something: Rc::default(),
+            retried: Instant::now(),
+            lost: 0,
+            account: Logged::default(),
+            heard: false,
+            order: 0,
+        }
+    }
+
+    /// Listens to the groups that are wanted in each namespace by now, but for those that `reserved` says are not to be had, with why.
+    /// Gives lines for the user. Must run inside a `LocalSet`.
+    pub(super) fn sync(
+        &mut self,
+        namespaces: &mut Namespaces,
+        reserved: impl Fn(u32, u16) -> Option<&'static str>,
+    ) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.wanted == Groups::NONE {
+            return lines;
+        }
+        let retry = self.retried.elapsed() >= RETRY;
+        if retry {
+            self.retried = Instant::now();
+        }
+        let mut left = Vec::new();
+        for (inode, netns, rules) in namespaces.log_rules() {
+            let wanted = match &self.wanted {
+                Groups::Auto => rules.groups(),
+                Groups::These(groups) => groups,
+            };
+            let place = self.places.entry(inode).or_insert_with(|| Place {
+                rules: Arc::clone(rules),
+                groups: BTreeMap::new(),
+                ifaces: interfaces(netns, &self.filter),
+                refused: BTreeSet::new(),
+            });
+            if !Arc::ptr_eq(&place.rules, rules) {
+                place.rules = Arc::clone(rules);
+                place.ifaces = interfaces(netns, &self.filter);
+                place
+                    .groups
+                    .values_mut()
+                    .for_each(|group| group.last = None);
+            }
+            place.refused.retain(|group| wanted.contains(group));
+            let unwanted = place.groups.keys().filter(|group| !wanted.contains(group));
+            left.extend(unwanted.map(|group| (inode, *group)));
+            for group in wanted {
+                let refused = place.refused.contains(group);
+                if place.groups.contains_key(group) || (refused && !retry) {
+                    continue;
+                }
+                let name = format!("NFLOG group {group} of network namespace {netns}");
+                let why = match reserved(inode, *group) {
+                    Some(why) => why.to_owned(),
+                    None => match open(netns, *group, self.buffer, &self.something) {
+                        Ok(listener) => {
+                            if refused {
+                                place.refused.remove(group);
+                                lines.push(format!("{name} is free; fwtrace has it now"));
+                            }
+                            place.groups.insert(*group, listener);
+                            self.heard = true;
+                            continue;
+                        }
+                        Err(error) => error.to_string(),
+                    },
+                };
+                if place.refused.insert(*group) {
+                    lines.push(format!(
+                        "{name} cannot be listened to: {why}; drops are shown without what is logged there"
+                    ));
+                }
+            }
+        }
+        for (inode, group) in left {
+            self.leave(inode, group);
+        }
+        lines
+    }
+
+    /// Gives a group back, and takes in what the kernel still had.
+    fn leave(&mut self, inode: u32, group: u16) {
+        let Some(place) = self.places.get_mut(&inode) else {
+            return;
+        };
+        if let Some(group) = place.groups.get_mut(&group) {
+            group.listener.end();
+        }
+        self.hear();
+        let place = self.places.get_mut(&inode);
+        if let Some(mut group) = place.and_then(|place| place.groups.remove(&group)) {
+            self.lost += group.listener.lost_last();
+        }
+    }
+
+    /// Lets go of a namespace.
+    pub(super) fn remove(&mut self, inode: u32) {
+        let groups = self.places.get(&inode).map(|place| place.groups.keys());
+        let groups: Vec<u16> = groups.into_iter().flatten().copied().collect();
+        for group in groups {
+            self.leave(inode, group);
+        }
+        self.places.remove(&inode);
+    }
+
+    /// Whether drops go straight through.
+    pub(super) fn is_idle(&self) -> bool {
+        self.correlator.is_empty() && self.places.values().all(|place| place.groups.is_empty())
+    }
+
+    /// Whether a group was ever listened to.
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Takes in the logged packets that are there.
+    pub(super) fn hear(&mut self) {
+        let Self {
+            places,
+            correlator,
+            account,
+            filter,
+            order,
+            ..
+        } = self;
+        for (inode, place) in places {
+            for (number, group) in &mut place.groups {
+                let last = &mut group.last;
+                let more = group.listener.drain(|packet, _, when| {
+                    account.received += 1;
+                    *order = packet.seq_global.unwrap_or(order.wrapping_add(1));
+                    let Some(headers) = Headers::of_packet(network(packet)) else {
+                        account.unknown += 1;
+                        return;
+                    };
+                    let (sign, expected) = sign(last, *number, packet, &place.rules);
+                    correlator.log(Log {
+                        netns: *inode,
+                        when,
+                        headers,
+                        sign,
+                        expected,
+                        order: *order,
+                        what: Shown {
+                            meets: meets(filter, packet, &place.ifaces),
+                        },
+                    });
+                });
+                if more {
+                    self.something.notify_one();
+                }
+            }
+        }
+        self.give_up(0);
+    }
+
+    /// Takes in a drop. [`Nflog::next`] gives it back.
+    pub(super) fn hold(&mut self, raw: &RawDrop, event: DropEvent) {
+        let mut dropped = Dropped {
+            netns: raw.record.netns,
+            time: raw.record.time,
+            looks: Vec::new(),
+            passed: Vec::new(),
+            what: Box::new((event, raw.clone())),
+        };
+        let place = self.places.get(&raw.record.netns);
+        if let Some(place) = place.filter(|place| !place.groups.is_empty())
+            && let bytes = Capture::new(&raw.record, &raw.packet).bytes
+            && let Some(headers) = Headers::of_packet(bytes)
+        {
+            let (event, _) = &*dropped.what;
+            let heard = |group| place.groups.contains_key(&group);
+            dropped.passed = passed::passed(event, &place.rules, heard);
+            dropped.looks = passed::looks(event, headers);
+        }
+        self.correlator.drop(dropped);
+    }
+
+    /// The oldest drop, with its logs, if it need not wait any more; with `u64::MAX` each in turn.
+    pub(super) fn next(&mut self, now: u64) -> Option<(DropEvent, RawDrop)> {
+        let joined = self.correlator.next(now)?;
+        let (mut event, raw) = *joined.what;
+        self.account.joined += joined.logs.len() as u64;
+        self.account.missing += joined.missing as u64;
+        event.log = joined
+            .logs
+            .into_iter()
+            .map(|(sign, rule, _)| LogRef {
+                group: sign.group,
+                prefix: (!sign.prefix.is_empty()).then_some(sign.prefix),
+                rule,
+            })
+            .collect();
+        Some((event, raw))
+    }
+
+    /// Waits until something was logged, or the oldest drop has waited long enough.
+    pub(super) async fn ready(&self) {
+        let until = async {
+            match self.correlator.deadline() {
+                Some(deadline) => {
+                    sleep(Duration::from_nanos(deadline.saturating_sub(now()))).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.something.notified() => {}
+            () = until => {}
+        }
+    }
+
+    /// Gives up logs whose drops must have come by now, if no record is on its way.
+    pub(super) fn forget(&mut self) {
+        self.give_up(now().saturating_sub(LINGER));
+    }
+
+    fn give_up(&mut self, before: u64) {
+        while let Some(log) = self.correlator.given_up(before) {
+            match log.what.meets {
+                // Thrown out before its time: nobody knows whether its drop would have come.
+                _ if log.when.until >= before => self.account.unknown += 1,
+                true => self.account.passed += 1,
+                false => self.account.filtered += 1,
+            }
+        }
+    }
+
+    /// Packets lost since the last time.
+    pub(super) fn lost(&mut self) -> u64 {
+        let places = self.places.values_mut();
+        let groups = places.flat_map(|place| place.groups.values_mut());
+        let new: u64 = groups.map(|group| group.listener.lost()).sum();
+        let lost = new + std::mem::take(&mut self.lost);
+        self.account.lost += lost;
+        lost
+    }
+
+    /// Gives all groups back and takes in what they still had: the last drops find their logs.
+    pub(super) fn end(&mut self) {
+        let inodes: Vec<u32> = self.places.keys().copied().collect();
+        for inode in inodes {
+            self.remove(inode);
+        }
+    }
+
+    /// The account, when all drops have left; `None`: nothing was listened to.
+    pub(super) fn account(&mut self) -> Option<Logged> {
+        self.give_up(u64::MAX);
+        self.heard.then(|| self.account.clone())
+    }
+}
+
+fn open(
+    netns: &NetNs,
+    group: u16,
+    buffer: usize,
+    something: &Rc<Notify>,
+) -> Result<Group, listener::Error> {
+    let listener = Listener::new(netns, group, buffer)?;
+    let watched = listener.as_fd().try_clone_to_owned();
+    let task = match watched.and_then(watch_readable) {
+        Ok(socket) => tokio::task::spawn_local(follow(socket, Rc::clone(something))),
+        Err(error) => return Err(listener::Error::Watch(error)),
+    };
+    Ok(Group {
+        listener,
+        task,
+        last: None,
+    })
+}
+
+/// Tells when something can be received, until the task is aborted.
+async fn follow(socket: AsyncFd<OwnedFd>, something: Rc<Notify>) {
+    while let Ok(mut ready) = socket.readable().await {
+        ready.clear_ready();
+        something.notify_one();
+    }
+}
+
+/// What the packet shows of its rule, and whether a rule is known that logs like that.
+fn sign(
+    last: &mut Option<(Sign, bool)>,
+    group: u16,
+    packet: &Packet<'_>,
+    rules: &LogRules,
+) -> (Sign, bool) {
+    let prefix = packet.prefix.as_deref().unwrap_or_default();
+    let (pf, hook) = (u8::from(packet.family), packet.hook);
+    if let Some((sign, expected)) = last
+        && (&*sign.prefix, sign.pf, sign.hook) == (prefix, pf, hook)
+    {
+        return (sign.clone(), *expected);
+    }
+    let sign = Sign {
+        group,
+        prefix: prefix.into(),
+        pf,
+        hook,
+    };
+    let expected = !rules.find(group, prefix, pf, hook).is_empty();
+    *last = Some((sign.clone(), expected));
+    (sign, expected)
+}
+
+/// The interfaces of a namespace, if the filter asks for some.
+fn interfaces(netns: &NetNs, filter: &Filter) -> HashMap<u32, String> {
+    match filter.ifaces.is_empty() {
+        true => HashMap::new(),
+        false => netns.interfaces().unwrap_or_default().into_iter().collect(),
+    }
+}
+
+/// Whether the packet meets the conditions of the filter that are about packets.
+fn meets(filter: &Filter, packet: &Packet<'_>, ifaces: &HashMap<u32, String>) -> bool {
+    let name = |index: Option<u32>| ifaces.get(&index?).map(String::as_str);
+    let capture = Capture {
+        bytes: network(packet),
+        ethertype: packet.protocol,
+        wire_len: 0,
+        vlan: packet.vlan,
+    };
+    filter.selects_bytes(&capture.packet(), &[name(packet.iif), name(packet.oif)])
+}
