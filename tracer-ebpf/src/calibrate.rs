@@ -10,7 +10,7 @@ use aya_ebpf::{
 use fwtrace_abi::{CANDIDATES, Calibration, Candidate, SCAN_WORDS};
 
 use crate::{
-    kernel::{copy, is_pointer, offset, u32_at, u64_at},
+    kernel::{copy, is_pointer, offset, typed, u64_at},
     legacy, rule, skipped,
 };
 
@@ -90,9 +90,9 @@ pub fn calibrate(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     let skb = ctx.arg::<u64>(0);
-    let net = u64_at(u64_at(skb, offset!(skb_dev)), offset!(dev_net));
+    let net = typed!(typed!(skb, skb_dev, u64), dev_net, u64);
     let netns = *CALIBRATION_NETNS.get(0)?;
-    if netns == 0 || u32_at(net, offset!(net_inum)) != netns {
+    if netns == 0 || typed!(net, net_inum, u32) != netns {
         return None;
     }
     // SAFETY: as in `look`.
@@ -102,7 +102,7 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
     scan.stack = ctx.as_ptr() as u64;
     scan.out.location = ctx.arg::<u64>(1);
     scan.out.reason = ctx.arg::<u32>(2);
-    scan.out.mark = u32_at(skb, offset!(skb_mark));
+    scan.out.mark = typed!(skb, skb_mark, u32);
     scan.out.words = 0;
     scan.out.pad = 0;
     scan.out.rule_count = 0;

@@ -2,10 +2,12 @@
 
 use fwtrace_abi::{
     ABSENT, CT_BYTES, FLAG_CT_HOOKS_READ, FLAG_CT_OUTPUT, FLAG_CT_PREROUTING, Settings, TUPLE_LEN,
+    UNKNOWN,
 };
 
 use crate::{
-    kernel::{copy, field, offset, u16_at, u64_at},
+    drops::Namespace,
+    kernel::{copy, field, offset, typed, u16_at, u64_at},
     scratch::Scratch,
 };
 
@@ -22,13 +24,19 @@ const TUPLE_HASH: u32 = 56;
 
 /// Fills in the connection, or, if the packet has none, whether conntrack has looked at it.
 #[inline(always)]
-pub fn fill(scratch: &mut Scratch, settings: &Settings, nfct: u64, net: u64, ipv6: bool) {
+pub fn fill(
+    scratch: &mut Scratch,
+    settings: &Settings,
+    nfct: u64,
+    namespace: &Namespace,
+    ipv6: bool,
+) {
     let record = &mut scratch.record;
     record.nfct = nfct;
     let ct = nfct & !7;
     if ct == 0 {
         if nfct == 0 {
-            record.flags |= hooked_in(record.pf, settings, net, ipv6);
+            record.flags |= hooked_in(record.pf, settings, namespace, ipv6);
         }
         return;
     }
@@ -64,26 +72,55 @@ fn copy_tuple(to: &mut [u8; TUPLE_LEN], ct: &[u8; CT_BYTES as usize + 2 * TUPLE_
 
 /// Whether conntrack's hook functions are registered for the packet's family in `net`.
 #[inline(always)]
-fn hooked_in(pf: u8, settings: &Settings, net: u64, ipv6: bool) -> u32 {
-    let (table, input, local) = match (pf, ipv6) {
-        (NFPROTO_IPV4, _) | (0xff, false) => (
-            offset!(net_hooks_ipv4),
-            settings.conntrack_hooks[0],
-            settings.conntrack_hooks[1],
-        ),
-        (NFPROTO_IPV6, _) | (0xff, true) => (
-            offset!(net_hooks_ipv6),
-            settings.conntrack_hooks[2],
-            settings.conntrack_hooks[3],
-        ),
+fn hooked_in(pf: u8, settings: &Settings, namespace: &Namespace, ipv6: bool) -> u32 {
+    let v4 = match pf {
+        NFPROTO_IPV4 => true,
+        NFPROTO_IPV6 => false,
+        UNKNOWN => !ipv6,
         _ => return 0,
     };
-    if table == ABSENT || input == 0 || local == 0 || offset!(hook_entries_hooks) == ABSENT {
+    let (table, functions) = if v4 {
+        (
+            offset!(net_hooks_ipv4),
+            [settings.conntrack_hooks[0], settings.conntrack_hooks[1]],
+        )
+    } else {
+        (
+            offset!(net_hooks_ipv6),
+            [settings.conntrack_hooks[2], settings.conntrack_hooks[3]],
+        )
+    };
+    if table == ABSENT
+        || functions[0] == 0
+        || functions[1] == 0
+        || offset!(hook_entries_hooks) == ABSENT
+    {
         return 0;
     }
-    let base = net + table as u64;
-    let input = has_function(u64_at(base, PREROUTING as u32 * 8), input);
-    let local = has_function(u64_at(base, OUTPUT as u32 * 8), local);
+    let net = namespace.typed;
+    let [input, local] = if net == 0 {
+        let base = namespace.net + table as u64;
+        [
+            has_function::<false>(u64_at(base, PREROUTING as u32 * 8), functions[0]),
+            has_function::<false>(u64_at(base, OUTPUT as u32 * 8), functions[1]),
+        ]
+    } else if v4 {
+        [
+            has_function::<true>(
+                typed!(net, net_hooks_ipv4, u64, PREROUTING * 8),
+                functions[0],
+            ),
+            has_function::<true>(typed!(net, net_hooks_ipv4, u64, OUTPUT * 8), functions[1]),
+        ]
+    } else {
+        [
+            has_function::<true>(
+                typed!(net, net_hooks_ipv6, u64, PREROUTING * 8),
+                functions[0],
+            ),
+            has_function::<true>(typed!(net, net_hooks_ipv6, u64, OUTPUT * 8), functions[1]),
+        ]
+    };
     if input == UNSEEN || local == UNSEEN {
         return 0;
     }
@@ -102,18 +139,29 @@ const FOUND: u32 = 1;
 /// Not among the hook functions that are looked at, and there are more.
 const UNSEEN: u32 = 2;
 
+/// `TYPED`: `entries` was read by [`typed`].
 #[inline(always)]
-fn has_function(entries: u64, function: u64) -> u32 {
+fn has_function<const TYPED: bool>(entries: u64, function: u64) -> u32 {
     if entries == 0 {
         return MISSING;
     }
-    let count = u16_at(entries, offset!(hook_entries_num)) as usize;
-    let first = entries + offset!(hook_entries_hooks) as u64;
+    let count = if TYPED {
+        typed!(entries, hook_entries_num, u16)
+    } else {
+        u16_at(entries, offset!(hook_entries_num))
+    };
+    let count = count as usize;
     for i in 0..HOOKS {
         if i >= count {
             return MISSING;
         }
-        if u64_at(first, i as u32 * HOOK_ENTRY as u32) == function {
+        let at = i as u64 * HOOK_ENTRY;
+        let called = if TYPED {
+            typed!(entries, hook_entries_hooks, u64, at)
+        } else {
+            u64_at(entries + at, offset!(hook_entries_hooks))
+        };
+        if called == function {
             return FOUND;
         }
     }

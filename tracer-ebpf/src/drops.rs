@@ -10,13 +10,13 @@ use aya_ebpf::{
 use fwtrace_abi::{
     ABI_VERSION, ABSENT, CacheKey, Counters, CtMoved, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
     FLAG_STACK, FLAG_VLAN, IFNAMSIZ, LEGACY_NONE, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record,
-    SITE_NONE, SITES, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    SITE_NONE, SITES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
     conntrack, ctstat,
     filter::{self, each},
-    kernel::{copy, copy_words, field, offset, u32_at, u64_at},
+    kernel::{copy, copy_words, field, offset, typed, u32_at, u64_at},
     legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
     skipped, socket,
@@ -60,7 +60,7 @@ pub fn drops(ctx: BtfTracePointContext) -> i32 {
 /// A field of the copied sk_buff.
 macro_rules! skb {
     ($scratch:ident, $field:ident, $t:ty) => {
-        field!($scratch.skb, SKB_BYTES, $field, $t)
+        field!($scratch.skb, $field, $t)
     };
 }
 
@@ -86,20 +86,11 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         core::ptr::read_volatile(&raw const scratch.stack_pointer)
     };
 
-    if !copy((&raw mut scratch.skb).cast(), SKB_BYTES, skb) {
-        return None;
-    }
-    let dev = skb!(scratch, skb_dev, u64);
     let legacy = legacy::found(ctx, settings, skb);
-    let (net, netns) = match &legacy {
-        Some(work) => legacy::namespace_of(work),
-        None => namespace(
-            dev,
-            skb!(scratch, skb_sk, u64),
-            skb!(scratch, skb_dst, u64) & !1,
-        ),
-    };
-    if settings.all_netns == 0 {
+    let namespace = namespace(skb);
+    let (net, netns) = (namespace.net, namespace.inode);
+    // What `legacy` has looked at is in a watched one.
+    if settings.all_netns == 0 && legacy.is_none() {
         // SAFETY: only the key's presence counts.
         unsafe { NETNS.get(&netns)? };
     }
@@ -111,8 +102,8 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     {
         ctstat::look(scratch, net, netns);
     }
-    capture(scratch, settings.snaplen);
-    let protocol = u16::from_be(skb!(scratch, skb_protocol, u16));
+    capture(scratch, skb, settings.snaplen);
+    let protocol = u16::from_be(typed!(skb, skb_protocol, u16));
     if !filter::packet_matches(settings, scratch, protocol) {
         counters.filtered += 1;
         return None;
@@ -133,10 +124,9 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     }
     let state = (&raw mut scratch.state).cast();
     if framed || legacy.is_some_and(|work| legacy::stack::hand_over(work, state)) {
-        hook_state(scratch);
+        hook_state(scratch, skb);
     } else {
-        let iif = skb!(scratch, skb_iif, u32);
-        interfaces(&mut scratch.record, iif, dev);
+        interfaces(&mut scratch.record, skb);
     }
     if !filter::interface_matches(settings, scratch) {
         counters.filtered += 1;
@@ -148,18 +138,6 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         return None;
     }
 
-    let mark = skb!(scratch, skb_mark, u32);
-    let len = skb!(scratch, skb_len, u32);
-    let (priority, pkt_type) = (
-        skb!(scratch, skb_priority, u32),
-        skb!(scratch, skb_pkt_type, u8),
-    );
-    let (sk, dst) = (skb!(scratch, skb_sk, u64), skb!(scratch, skb_dst, u64));
-    let nfct = skb!(scratch, skb_nfct, u64);
-    let (vlan_proto, vlan_tci) = (
-        skb!(scratch, skb_vlan_proto, u16),
-        skb!(scratch, skb_vlan_tci, u16),
-    );
     let record = &mut scratch.record;
     // SAFETY: helpers without arguments.
     unsafe {
@@ -170,31 +148,36 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     record.location = location;
     record.reason = reason;
     record.netns = netns;
-    record.generation = u32_at(net, offset!(net_nft_generation));
-    record.mark = mark;
-    record.len = len;
+    record.generation = if namespace.typed != 0 {
+        typed!(namespace.typed, net_nft_generation, u32)
+    } else {
+        u32_at(net, offset!(net_nft_generation))
+    };
+    record.mark = typed!(skb, skb_mark, u32);
+    record.len = typed!(skb, skb_len, u32);
     record.protocol = protocol.to_be();
     if offset!(skb_priority) != ABSENT {
         record.flags |= FLAG_META;
-        record.priority = priority;
+        record.priority = typed!(skb, skb_priority, u32);
         // Three bits of the byte.
-        record.pkt_type = pkt_type & 7;
+        record.pkt_type = typed!(skb, skb_pkt_type, u8) & 7;
     }
     if offset!(skb_dst) != ABSENT {
         record.flags |= FLAG_DST_READ;
         // The lowest bit says that it is not counted (SKB_DST_NOREF).
-        if dst & !1 != 0 {
+        if typed!(skb, skb_dst, u64) & !1 != 0 {
             record.flags |= FLAG_DST;
         }
     }
-    socket::fill(record, sk, net);
-    if offset!(skb_vlan_proto) != ABSENT && vlan_proto != 0 {
+    socket::fill(record, typed!(skb, skb_sk, u64), &namespace);
+    let vlan_proto = typed!(skb, skb_vlan_proto, u16);
+    if vlan_proto != 0 {
         record.flags |= FLAG_VLAN;
-        record.vlan_tci = vlan_tci;
+        record.vlan_tci = typed!(skb, skb_vlan_tci, u16);
         record.vlan_proto = vlan_proto;
     }
-    let nfct = if offset!(skb_nfct) == ABSENT { 0 } else { nfct };
-    conntrack::fill(scratch, settings, nfct, net, protocol == ETH_P_IPV6);
+    let nfct = typed!(skb, skb_nfct, u64);
+    conntrack::fill(scratch, settings, nfct, &namespace, protocol == ETH_P_IPV6);
     let record = &mut scratch.record;
     if record.hook == NF_INET_LOCAL_OUT || record.hook == UNKNOWN {
         process::fill(record, stack);
@@ -220,23 +203,52 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     Some(())
 }
 
-/// The packet's `struct net` and its inode: from its device, else its socket, else its route.
+/// A packet's network namespace.
+pub struct Namespace {
+    /// Address of its `struct net`; 0 if it is not known.
+    pub net: u64,
+    /// Its inode; 0 if it is not known.
+    pub inode: u32,
+    /// The same address for [`typed`] reads, 0 if it can only be read by helpers.
+    pub typed: u64,
+}
+
+/// The namespace that `skb` is in: its device's, else its socket's, else its route's.
 #[inline(always)]
-pub fn namespace(dev: u64, sk: u64, dst: u64) -> (u64, u32) {
-    let mut net = u64_at(dev, offset!(dev_net));
-    let mut inode = u32_at(net, offset!(net_inum));
-    if inode < FIRST_INODE {
-        net = u64_at(sk, offset!(sock_net));
-        inode = u32_at(net, offset!(net_inum));
+pub fn namespace(skb: u64) -> Namespace {
+    let net = typed!(typed!(skb, skb_dev, u64), dev_net, u64);
+    let inode = typed!(net, net_inum, u32);
+    if inode >= FIRST_INODE {
+        return Namespace {
+            net,
+            inode,
+            typed: net,
+        };
     }
-    if inode < FIRST_INODE {
-        net = u64_at(u64_at(dst, offset!(dst_dev)), offset!(dev_net));
-        inode = u32_at(net, offset!(net_inum));
+    let net = typed!(typed!(skb, skb_sk, u64), sock_net, u64);
+    let inode = typed!(net, net_inum, u32);
+    if inode >= FIRST_INODE {
+        return Namespace {
+            net,
+            inode,
+            typed: net,
+        };
     }
-    if inode < FIRST_INODE {
-        return (0, 0);
+    let dst = typed!(skb, skb_dst, u64) & !1;
+    let net = u64_at(u64_at(dst, offset!(dst_dev)), offset!(dev_net));
+    let inode = u32_at(net, offset!(net_inum));
+    if inode >= FIRST_INODE {
+        return Namespace {
+            net,
+            inode,
+            typed: 0,
+        };
     }
-    (net, inode)
+    Namespace {
+        net: 0,
+        inode: 0,
+        typed: 0,
+    }
 }
 
 /// Zeroes a name, which stands at a multiple of 8 in the record.
@@ -285,11 +297,11 @@ fn begin(record: &mut Record) {
 
 /// Copies the packet's linear part, from its link-layer header if it has one.
 #[inline(always)]
-fn capture(scratch: &mut Scratch, snaplen: u32) {
-    let head = skb!(scratch, skb_head, u64);
-    let network = skb!(scratch, skb_network_header, u16) as u32;
-    let mac = skb!(scratch, skb_mac_header, u16) as u32;
-    let tail = skb!(scratch, skb_tail, u32);
+fn capture(scratch: &mut Scratch, skb: u64, snaplen: u32) {
+    let head = typed!(skb, skb_head, u64);
+    let network = typed!(skb, skb_network_header, u16) as u32;
+    let mac = typed!(skb, skb_mac_header, u16) as u32;
+    let tail = typed!(skb, skb_tail, u32);
     let mut start = network;
     scratch.record.l2_len = 0;
     // An unset mac_header is 0xffff.
@@ -397,36 +409,39 @@ extern "C" fn try_state(index: u32, _: *mut core::ffi::c_void) -> i64 {
 
 /// Hook and interfaces from the hook state.
 #[inline(always)]
-fn hook_state(scratch: &mut Scratch) {
+fn hook_state(scratch: &mut Scratch, skb: u64) {
     scratch.record.hook = state!(scratch, state_hook, u8);
     scratch.record.pf = state!(scratch, state_pf, u8);
     let input = state!(scratch, state_in, u64);
     let output = state!(scratch, state_out, u64);
-    scratch.record.iif = device(&mut scratch.record.iif_name, input);
-    scratch.record.oif = device(&mut scratch.record.oif_name, output);
+    scratch.record.iif = device(&mut scratch.record.iif_name, input, skb);
+    scratch.record.oif = device(&mut scratch.record.oif_name, output, skb);
 }
 
 /// Without a hook state: the interface it came in on, and the device that it stands at.
 #[inline(always)]
-fn interfaces(record: &mut Record, iif: u32, dev: u64) {
-    let at = u32_at(dev, offset!(dev_ifindex));
+fn interfaces(record: &mut Record, skb: u64) {
+    let at = typed!(typed!(skb, skb_dev, u64), dev_ifindex, u32);
+    let iif = typed!(skb, skb_iif, u32);
     record.iif = iif;
     if at == 0 {
         return;
     }
-    if iif == 0 {
-        record.oif = device(&mut record.oif_name, dev);
-    } else if iif == at {
-        record.iif = device(&mut record.iif_name, dev);
+    if iif == at {
+        record.iif = own_device(&mut record.iif_name, skb);
     } else {
-        record.oif = device(&mut record.oif_name, dev);
+        record.oif = own_device(&mut record.oif_name, skb);
     }
 }
 
+/// Name and number of a device of the hook state, which is mostly the one that the packet is at.
 #[inline(always)]
-fn device(name: &mut [u8; IFNAMSIZ], dev: u64) -> u32 {
+fn device(name: &mut [u8; IFNAMSIZ], dev: u64, skb: u64) -> u32 {
     if dev == 0 || offset!(dev_name) == ABSENT {
         return 0;
+    }
+    if dev == typed!(skb, skb_dev, u64) {
+        return own_device(name, skb);
     }
     copy(
         name.as_mut_ptr(),
@@ -434,6 +449,19 @@ fn device(name: &mut [u8; IFNAMSIZ], dev: u64) -> u32 {
         dev.wrapping_add(offset!(dev_name) as u64),
     );
     u32_at(dev, offset!(dev_ifindex))
+}
+
+/// Likewise of the device that the packet is at. Read anew: the compiler would take a number that is
+/// the same for it.
+#[inline(always)]
+fn own_device(name: &mut [u8; IFNAMSIZ], skb: u64) -> u32 {
+    let dev = typed!(skb, skb_dev, u64);
+    let words = [typed!(dev, dev_name, u64), typed!(dev, dev_name, u64, 8)];
+    for (word, value) in words.into_iter().enumerate() {
+        // SAFETY: within the name, which stands at a multiple of 8.
+        unsafe { core::ptr::write_volatile(name.as_mut_ptr().cast::<u64>().add(word), value) };
+    }
+    typed!(dev, dev_ifindex, u32)
 }
 
 #[inline(always)]

@@ -47,6 +47,28 @@ pub unsafe fn copy_words<T>(from: *const T, to: *mut T) {
     }
 }
 
+/// A field of the kernel struct at `$base`, of which the verifier knows the type: one of the tracepoint's
+/// arguments, or a pointer read from such a struct in this way. A plain load, several times cheaper than
+/// a helper's, that gives 0 where nothing is mapped, and for a field that this kernel does not have. A
+/// base that went through a map, or arithmetic, is refused when the program is loaded.
+macro_rules! typed {
+    ($base:expr, $field:ident, $t:ty) => {
+        $crate::kernel::typed!($base, $field, $t, 0)
+    };
+    // `$more` bytes behind the start of the field.
+    ($base:expr, $field:ident, $t:ty, $more:expr) => {{
+        let (base, offset): (u64, u32) = ($base, $crate::kernel::offset!($field));
+        // Of some pointers the verifier wants to know that they are none.
+        if base == 0 || offset == fwtrace_abi::ABSENT {
+            0
+        } else {
+            // SAFETY: the verifier makes it a load that may fault.
+            unsafe { core::ptr::read_volatile((base + (offset as u64 + $more)) as *const $t) }
+        }
+    }};
+}
+pub(crate) use typed;
+
 /// A field of a kernel struct whose start was copied to `$bytes`, a place of `$size` bytes (a power of
 /// two) and some slack; user space has checked that the offset lies within.
 macro_rules! field {

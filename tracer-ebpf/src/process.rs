@@ -1,11 +1,11 @@
 //! The process that sent the packet, if the drop happens in its own context.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_uid_gid,
+    bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_current_uid_gid,
 };
 use fwtrace_abi::{ABSENT, FLAG_PROCESS, Record};
 
-use crate::kernel::{copy_str, offset, u32_at, u64_at};
+use crate::kernel::{offset, typed};
 
 /// `PF_KTHREAD` (include/linux/sched.h, v6.18).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -21,12 +21,12 @@ pub fn is_current(stack_pointer: u64) -> bool {
         return false;
     }
     // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task() };
-    let stack = u64_at(task, offset!(task_stack));
+    let task = unsafe { bpf_get_current_task_btf() } as u64;
+    let stack = typed!(task, task_stack, u64);
     stack != 0
         && stack_pointer >= stack
         && stack_pointer < stack + THREAD_SIZE
-        && u32_at(task, offset!(task_flags)) & PF_KTHREAD == 0
+        && typed!(task, task_flags, u32) & PF_KTHREAD == 0
 }
 
 /// Fills in the current process if it is the sender.
@@ -38,7 +38,7 @@ pub fn fill(record: &mut Record, stack_pointer: u64) {
     // SAFETY: helpers without arguments.
     let (task, ids, owner) = unsafe {
         (
-            bpf_get_current_task(),
+            bpf_get_current_task_btf() as u64,
             bpf_get_current_pid_tgid(),
             bpf_get_current_uid_gid(),
         )
@@ -46,13 +46,16 @@ pub fn fill(record: &mut Record, stack_pointer: u64) {
     record.pid = ids as u32;
     record.tgid = (ids >> 32) as u32;
     record.uid = owner as u32;
-    let leader = u64_at(task, offset!(task_group_leader));
-    if offset!(task_comm) != ABSENT {
-        copy_str(
-            record.comm.as_mut_ptr(),
-            16,
-            leader.wrapping_add(offset!(task_comm) as u64),
-        );
+    let leader = typed!(task, task_group_leader, u64);
+    let name = [
+        typed!(leader, task_comm, u64),
+        typed!(leader, task_comm, u64, 8),
+    ];
+    for (word, value) in name.into_iter().enumerate() {
+        // SAFETY: the name is two words, at a multiple of 8.
+        unsafe {
+            core::ptr::write_volatile(record.comm.as_mut_ptr().cast::<u64>().add(word), value)
+        };
     }
     record.flags |= FLAG_PROCESS;
 }

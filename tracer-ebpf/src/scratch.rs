@@ -6,8 +6,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use fwtrace_abi::{
-    CT_BYTES, PKTINFO_WINDOW, Record, SKB_BYTES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings,
-    Site, TUPLE_LEN,
+    CT_BYTES, PKTINFO_WINDOW, Record, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, TUPLE_LEN,
 };
 
 use crate::filter::Headers;
@@ -23,9 +22,7 @@ pub struct Scratch {
     pub record: Record,
     /// The packet, then the stack words; the slack keeps masked indices inside.
     pub data: [u8; SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8],
-    /// The start of the sk_buff, with slack for the last field's width; so are the next two.
-    pub skb: [u8; SKB_BYTES as usize + 8],
-    /// The packet's nf_hook_state.
+    /// The packet's nf_hook_state, with slack for the last field's width; so is the next.
     pub state: [u8; STATE_BYTES as usize + 8],
     /// The packet's nf_conn.
     pub ct: [u8; CT_BYTES as usize + 2 * TUPLE_LEN],

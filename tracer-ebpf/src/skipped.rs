@@ -9,7 +9,6 @@ use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use crate::{
     drops::{COUNTERS, NETNS, namespace},
     filter,
-    kernel::{offset, u64_at},
     process,
     scratch::{SETTINGS, STACK_SHIFT, Skipped, scratch},
 };
@@ -44,13 +43,11 @@ pub fn watch(ctx: &BtfTracePointContext) -> Option<()> {
     let settings = SETTINGS.get(0)?;
     let skb = ctx.arg::<u64>(0);
     let here = filter::reason_wanted(settings, ctx.arg::<u32>(2)) && {
-        let (net, netns) = namespace(
-            u64_at(skb, offset!(skb_dev)),
-            u64_at(skb, offset!(skb_sk)),
-            u64_at(skb, offset!(skb_dst)) & !1,
-        );
+        let namespace = namespace(skb);
         // SAFETY: only the key's presence counts.
-        net == 0 || settings.all_netns != 0 || unsafe { NETNS.get(&netns) }.is_some()
+        namespace.net == 0
+            || settings.all_netns != 0
+            || unsafe { NETNS.get(&namespace.inode) }.is_some()
     };
     set!(skipped.here, here as u64);
     set!(skipped.skb, skb);

@@ -5,7 +5,10 @@ use fwtrace_abi::{
     Record,
 };
 
-use crate::kernel::{copy, offset, u8_at, u32_at, u64_at};
+use crate::{
+    drops::Namespace,
+    kernel::{offset, typed, u8_at, u32_at, u64_at},
+};
 
 /// `TCP_TIME_WAIT`, `TCP_NEW_SYN_RECV` (include/net/tcp_states.h, v6.18): sockets that are not full ones.
 const TIME_WAIT: u8 = 6;
@@ -15,7 +18,7 @@ const INITIAL_USER_NS: u32 = 0xeffffffd;
 
 /// Fills in the owner of `sk`, the packet's socket if it has one.
 #[inline(always)]
-pub fn fill(record: &mut Record, mut sk: u64, net: u64) {
+pub fn fill(record: &mut Record, sk: u64, namespace: &Namespace) {
     if offset!(sock_socket) == ABSENT {
         return;
     }
@@ -24,52 +27,72 @@ pub fn fill(record: &mut Record, mut sk: u64, net: u64) {
         return;
     }
     // In another user namespace the ids that rules name are others.
-    if u32_at(u64_at(net, offset!(net_user_ns)), offset!(user_ns_inum)) != INITIAL_USER_NS {
+    let user_ns = if namespace.typed != 0 {
+        typed!(typed!(namespace.typed, net_user_ns, u64), user_ns_inum, u32)
+    } else {
+        u32_at(
+            u64_at(namespace.net, offset!(net_user_ns)),
+            offset!(user_ns_inum),
+        )
+    };
+    if user_ns != INITIAL_USER_NS {
         record.flags &= !FLAG_SK_READ;
         return;
     }
-    let mut state = u8_at(sk, offset!(sock_state));
+    let state = typed!(sk, sock_state, u8);
     if state == NEW_SYN_RECV {
-        sk = u64_at(sk, offset!(sock_listener));
-        state = u8_at(sk, offset!(sock_state));
+        // In a union: the verifier does not know what it points to.
+        let listener = u64_at(sk, offset!(sock_listener));
+        let state = u8_at(listener, offset!(sock_state));
+        owner::<false>(record, listener, state, namespace.net);
+    } else {
+        owner::<true>(record, sk, state, namespace.net);
+    }
+}
+
+/// Fills in the owner of a socket in this state. `TYPED`: its type is known to the verifier.
+#[inline(always)]
+fn owner<const TYPED: bool>(record: &mut Record, sk: u64, state: u8, net: u64) {
+    macro_rules! read {
+        ($base:expr, $field:ident, $t:ty, $helper:ident) => {
+            if TYPED {
+                typed!($base, $field, $t)
+            } else {
+                $helper($base, offset!($field))
+            }
+        };
     }
     // A state that could not be read is zero, and no socket's.
     if state == 0 || state == TIME_WAIT || state == NEW_SYN_RECV {
         return;
     }
-    if u64_at(sk, offset!(sock_net)) != net {
+    if read!(sk, sock_net, u64, u64_at) != net {
         return;
     }
     record.flags |= FLAG_SK;
     if offset!(sock_cgroup) != ABSENT {
-        let cgroup = u64_at(sk, offset!(sock_cgroup));
-        record.sk_cgroup = u64_at(u64_at(cgroup, offset!(cgroup_node)), offset!(kernfs_id));
+        let cgroup = read!(sk, sock_cgroup, u64, u64_at);
+        let node = read!(cgroup, cgroup_node, u64, u64_at);
+        record.sk_cgroup = read!(node, kernfs_id, u64, u64_at);
         if record.sk_cgroup != 0 {
             record.flags |= FLAG_SK_CGROUP;
         }
     }
     if offset!(sock_classid) != ABSENT {
-        record.sk_classid = u32_at(sk, offset!(sock_classid));
+        record.sk_classid = read!(sk, sock_classid, u32, u32_at);
         record.flags |= FLAG_SK_CLASSID;
     }
-    let socket = u64_at(sk, offset!(sock_socket));
+    let socket = read!(sk, sock_socket, u64, u64_at);
     if socket == 0 {
         return;
     }
     record.flags |= FLAG_SK_SOCKET;
-    let cred = u64_at(u64_at(socket, offset!(socket_file)), offset!(file_cred));
+    let file = read!(socket, socket_file, u64, u64_at);
+    let cred = read!(file, file_cred, u64, u64_at);
     if cred == 0 {
         return;
     }
-    if offset!(cred_fsgid) == offset!(cred_fsuid).wrapping_add(4) {
-        // Side by side.
-        let mut ids = [0u32; 2];
-        let address = cred.wrapping_add(offset!(cred_fsuid) as u64);
-        copy((&raw mut ids).cast(), 8, address);
-        [record.sk_uid, record.sk_gid] = ids;
-    } else {
-        record.sk_uid = u32_at(cred, offset!(cred_fsuid));
-        record.sk_gid = u32_at(cred, offset!(cred_fsgid));
-    }
+    record.sk_uid = read!(cred, cred_fsuid, u32, u32_at);
+    record.sk_gid = read!(cred, cred_fsgid, u32, u32_at);
     record.flags |= FLAG_SK_CRED;
 }

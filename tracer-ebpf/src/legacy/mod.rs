@@ -46,8 +46,8 @@ use fwtrace_abi::{
 };
 
 use crate::{
-    drops::{NETNS, namespace},
-    kernel::{copy_words, offset, u16_at, u32_at, u64_at},
+    drops::{NETNS, Namespace, namespace},
+    kernel::{copy_words, offset, typed, u16_at, u64_at},
     process,
     scratch::SETTINGS,
 };
@@ -137,9 +137,6 @@ pub struct Work {
     primed: u32,
     /// The packet that `evidence` and `state` are of.
     skb: u64,
-    /// Its `struct net`, and the inode of that.
-    net: u64,
-    netns: u64,
     /// Where in `stack` its nf_hook_state begins, 0 if not found.
     state: u64,
     stack: stack::Window,
@@ -231,15 +228,9 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         work.epoch += 1;
     }
     work.observed = anchored;
-    // The device is there on all hooks but those of packets of this machine's own.
-    let (mut net, mut netns) = namespace(u64_at(skb, offset!(skb_dev)), 0, 0);
-    if net == 0 {
-        (net, netns) = namespace(
-            0,
-            u64_at(skb, offset!(skb_sk)),
-            u64_at(skb, offset!(skb_dst)) & !1,
-        );
-    }
+    let Namespace {
+        net, inode: netns, ..
+    } = namespace(skb);
     if net == 0 {
         // Whose counters it has moved is not known.
         work.epoch += 1;
@@ -269,7 +260,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         None => {
             work.hooks = ANY;
             work.hook = ANY_HOOK as u32;
-            match u16::from_be(u16_at(skb, offset!(skb_protocol))) {
+            match u16::from_be(typed!(skb, skb_protocol, u16)) {
                 ETH_P_IP => NFPROTO_IPV4,
                 ETH_P_IPV6 => NFPROTO_IPV6,
                 _ => {
@@ -279,7 +270,7 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
             }
         }
     };
-    work.length = u32_at(skb, offset!(skb_len)) as u64;
+    work.length = typed!(skb, skb_len, u32) as u64;
     let key = TablesKey { netns, pf };
     // SAFETY: user space replaces values, and never changes them.
     if let Some(tables) = LEGACY_TABLES.get_ptr(&key) {
@@ -305,8 +296,6 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
     if work.evidence.kind != LEGACY_EXACT && work.hook < ANY_HOOK as u32 {
         look_around(work, settings, net, pf);
     }
-    work.net = net;
-    work.netns = netns as u64;
     work.skb = skb;
     Some(())
 }
@@ -423,12 +412,6 @@ pub fn found(
     // Another packet may be at this address next time.
     work.skb = 0;
     same.then_some(work)
-}
-
-/// The packet's `struct net` and its inode.
-#[inline(always)]
-pub fn namespace_of(work: &Work) -> (u64, u32) {
-    (work.net, work.netns as u32)
 }
 
 /// Hands the evidence over.
