@@ -16,7 +16,7 @@ pub const TABLES: usize = 4;
 /// Candidates that go with a record.
 pub const LEGACY_CANDIDATES: usize = 8;
 /// Entries that have dropped lately and are looked at first, a table and CPU.
-pub const RECENT: usize = 4;
+pub const RECENT: usize = 16;
 /// `XT_TABLE_MAXNAMELEN` (include/uapi/linux/netfilter/x_tables.h, v6.18).
 pub const TABLE_NAME: usize = 32;
 

@@ -74,6 +74,19 @@ pub static LEGACY_BLOCKS: Array<Block> = Array::with_max_entries(64, 0);
 #[map]
 pub static LEGACY_COUNTS: PerCpuArray<[Count; BLOCK]> = PerCpuArray::with_max_entries(64, 0);
 
+/// An entry that has dropped lately.
+#[repr(C)]
+pub struct Recent {
+    /// Address of its counter of this CPU.
+    pub address: u64,
+    /// Block and place, plus one; 0: none.
+    pub entry: u32,
+    /// Its number in the table.
+    pub number: u32,
+    /// [`Block::hooks`].
+    pub hooks: u64,
+}
+
 /// A table on this CPU, by its first block.
 #[repr(C)]
 pub struct State {
@@ -81,14 +94,15 @@ pub struct State {
     pub id: u32,
     /// A drop has met it unprimed.
     pub dirty: u32,
-    /// Entries that have dropped lately: block and place, plus one.
-    pub recent: [u32; RECENT],
-    /// Which of them goes next.
+    /// Which of `recent` goes next.
     pub next: u32,
     /// The [`Work::epoch`] in which all its counters have been looked at.
     pub epoch: u32,
     /// The entry, plus one, that had counted a packet at the last scan whose drop was still to come.
     pub left: u32,
+    pad: u32,
+    /// Entries that have dropped lately.
+    pub recent: [Recent; RECENT],
 }
 
 #[map]
@@ -314,25 +328,29 @@ fn is_settled(work: &Work, hooks: u8) -> bool {
     if hooks & ANSWERS != 0 {
         return false;
     }
+    !is_unsettled(work) && process::is_current(work.stack_pointer)
+}
+
+/// Whether packets of processes may be under way whose counter is in the image already.
+#[inline(always)]
+fn is_unsettled(work: &Work) -> bool {
     // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    now >= work.unsettled && process::is_current(work.stack_pointer)
+    work.unsettled != 0 && unsafe { bpf_ktime_get_ns() } < work.unsettled
 }
 
 /// What the scan of all tables on the hook says, if it has not come to a counter that tells by itself.
 #[inline(always)]
 fn decide(work: &mut Work) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     let count = work.evidence.count;
     if work.broken != 0 {
         work.evidence.kind = LEGACY_NONE;
         work.evidence.flags |= LEGACY_REPLACED;
         return;
     }
-    let unsettled = now < work.unsettled;
+    let unsettled = is_unsettled(work);
     if count > 1 && work.local != 0 {
-        work.unsettled = now + UNSETTLED;
+        // SAFETY: a helper without arguments.
+        work.unsettled = unsafe { bpf_ktime_get_ns() } + UNSETTLED;
     }
     let looked = work.evidence.flags & (LEGACY_REPLACED | LEGACY_UNPRIMED) == 0;
     work.evidence.kind = if count == 0 {

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use fwtrace_abi::{
     Count, FIND_CHANGED, FIND_ELSEWHERE, FIND_NO_TABLE, FIND_OK, FIND_STRANGE, PRIME_BUSY,
-    PRIME_FAULT, PRIME_OK, PRIME_REPLACED, RECENT, Search, TABLE_BLOCKS, TABLE_NAME, TERMINALS,
+    PRIME_FAULT, PRIME_OK, PRIME_REPLACED, Search, TABLE_BLOCKS, TABLE_NAME, TERMINALS,
     TerminalRef,
 };
 
@@ -192,7 +192,9 @@ fn prime(id: u32) -> Option<u32> {
         core::ptr::write_volatile(&raw mut first.id, 0);
         core::ptr::write_volatile(&raw mut first.dirty, 0);
     }
-    first.recent = [0; RECENT];
+    for recent in &mut first.recent {
+        recent.entry = 0;
+    }
     first.epoch = work.epoch;
     first.left = 0;
     if work.offset == 0 {

@@ -85,33 +85,28 @@ extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
     let Some(state) = state(work.table.first) else {
         return 1;
     };
-    let entry = state.recent[black_box(index) as usize & (RECENT - 1)];
+    let recent = &state.recent[black_box(index) as usize & (RECENT - 1)];
+    let entry = recent.entry;
     if entry == 0 {
         return 1;
     }
+    let hooks = recent.hooks as u8;
+    if hooks as u32 & work.hooks == 0 {
+        return 0;
+    }
     let (number, place) = ((entry - 1) / BLOCK as u32, (entry - 1) as usize % BLOCK);
     let place = black_box(place) & (BLOCK - 1);
-    let (Some(block), Some(image)) = (
-        block(work.table.first + number),
-        image(work.table.first + number),
-    ) else {
+    let Some(image) = image(work.table.first + number) else {
         return 1;
     };
-    let mut now = Count {
-        packets: 0,
-        bytes: 0,
-    };
-    let address = block
-        .base
-        .wrapping_add(work.offset)
-        .wrapping_add(place as u64 * size_of::<Count>() as u64);
-    if !copy((&raw mut now).cast(), size_of::<Count>() as u32, address) {
+    // In a map: on the stack, the compiler would have it zeroed byte by byte.
+    let to = (&raw mut work.now).cast();
+    if !copy(to, size_of::<Count>() as u32, recent.address) {
         return 1;
     }
+    let now = work.now[0];
     let old = &mut image[place];
-    let hooks = block.hooks[place];
-    if hooks as u32 & work.hooks == 0
-        || now.packets != old.packets.wrapping_add(1)
+    if now.packets != old.packets.wrapping_add(1)
         || now.bytes != old.bytes.wrapping_add(work.length)
     {
         return 0;
@@ -121,7 +116,7 @@ extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
     }
     old.packets = now.packets;
     old.bytes = now.bytes;
-    moved(work, block.number * BLOCK as u32 + place as u32);
+    moved(work, recent.number);
     work.evidence.kind = LEGACY_EXACT;
     1
 }
@@ -246,10 +241,16 @@ extern "C" fn entry(index: u32, _: *mut c_void) -> i64 {
     work.local += (hooks & LOCAL != 0) as u32;
     old.packets = now.packets;
     old.bytes = now.bytes;
-    moved(work, block.number * BLOCK as u32 + place as u32);
+    let entry = block.number * BLOCK as u32 + place as u32;
+    moved(work, entry);
     if let Some(state) = state(work.table.first) {
         let next = black_box(state.next) as usize & (RECENT - 1);
-        state.recent[next] = in_table * BLOCK as u32 + place as u32 + 1;
+        let recent = &mut state.recent[next];
+        let from = (place * size_of::<Count>()) as u64;
+        recent.address = block.base.wrapping_add(work.offset).wrapping_add(from);
+        recent.entry = in_table * BLOCK as u32 + place as u32 + 1;
+        recent.number = entry;
+        recent.hooks = hooks as u64;
         state.next = next as u32 + 1;
     }
     if fits && work.evidence.count == 1 && is_settled(work, hooks) {

@@ -13,6 +13,13 @@ const STATE_WORDS: usize = STATE_BYTES as usize / 8;
 /// Words that are stepped over: the bounds of all accesses.
 const STEPS: u32 = (WORDS - STATE_WORDS) as u32;
 
+/// The tracepoint's arguments, one of which is the return address: the search begins behind them.
+const ARGUMENTS: u32 = 4;
+/// Words from the return address on that are looked at first: the state is nearly always there.
+const NEAR: usize = 24;
+/// Words of them at which it may begin.
+const NEAR_STEPS: usize = NEAR - STATE_WORDS;
+
 const NF_INET_PRE_ROUTING: u8 = 0;
 const NF_INET_LOCAL_IN: u8 = 1;
 const NF_INET_FORWARD: u8 = 2;
@@ -27,7 +34,7 @@ pub struct Window {
     net: u64,
     /// Where the return address into nf_hook_slow stood last.
     hint: u32,
-    /// Where the search begins: behind the return address, 0 if that has not been found yet.
+    /// Where the search of all words begins: behind the return address, 0 if that has not been found yet.
     start: u32,
     /// What was found.
     at: u32,
@@ -44,33 +51,65 @@ pub fn find(work: &mut Work, stack: u64, location: u64, net: u64) -> Option<(u32
     if offset!(state_net) == fwtrace_abi::ABSENT {
         return None;
     }
-    let window = &mut work.stack;
-    if !copy((&raw mut window.words).cast(), (WORDS * 8) as u32, stack) {
+    work.stack.location = location;
+    work.stack.net = net;
+    work.stack.at = 0;
+    if !near(&mut work.stack, stack) && !anywhere(work, stack) {
         return None;
     }
-    window.location = location;
-    window.net = net;
-    window.at = 0;
-    let hint = core::hint::black_box(window.hint) as usize & (WORDS - 1);
-    // The return address stands there once: what is on the stack above it has not returned yet.
-    window.start = if window.words[hint] == location {
-        window.hint + 1
-    } else {
-        0
-    };
-    if work.stack.start == 0 {
-        each(work, STEPS, seek);
-    }
-    if work.stack.start == 0 {
-        return None;
-    }
-    each(work, STEPS, step);
     let window = &work.stack;
-    if window.at == 0 {
-        return None;
-    }
     work.state = window.at as u64;
     Some((window.pf as u32, window.hook))
+}
+
+/// Looks right behind the return address, where that stood last. It stands on the stack once: what is
+/// above it has not returned yet.
+#[inline(always)]
+fn near(window: &mut Window, stack: u64) -> bool {
+    let hint = (window.hint as u64 & (WORDS as u64 - 1)) * 8;
+    if !copy(
+        (&raw mut window.words).cast(),
+        (NEAR * 8) as u32,
+        stack + hint,
+    ) || window.words[0] != window.location
+    {
+        return false;
+    }
+    // The first that has this namespace, a hook and a family where the state has them. Through memory:
+    // in a register, the verifier would follow the rest of the program for each of them.
+    let of_net = ((offset!(state_net) & (STATE_BYTES - 1)) / 8) as usize;
+    let place = &raw mut window.at;
+    for at in (1..NEAR_STEPS).rev() {
+        if window.words[(at + of_net) & (WORDS - 1)] == window.net
+            && hook_of(window, at as u32).is_some()
+        {
+            // SAFETY: a field of the map value.
+            unsafe { core::ptr::write_volatile(place, at as u32) };
+        }
+    }
+    // SAFETY: as above.
+    let at = unsafe { core::ptr::read_volatile(place) };
+    let found = at != 0 && is_state(window, at);
+    if !found {
+        window.at = 0;
+    }
+    found
+}
+
+/// Looks at all words.
+#[inline(always)]
+fn anywhere(work: &mut Work, stack: u64) -> bool {
+    let words = (&raw mut work.stack.words).cast();
+    if !copy(words, (WORDS * 8) as u32, stack) {
+        return false;
+    }
+    work.stack.start = 0;
+    each(work, STEPS - ARGUMENTS, seek);
+    if work.stack.start == 0 {
+        return false;
+    }
+    each(work, STEPS, step);
+    work.stack.at != 0
 }
 
 /// Copies the nf_hook_state that was found.
@@ -93,6 +132,7 @@ pub fn hand_over(work: &Work, to: *mut [u64; STATE_WORDS]) -> bool {
 extern "C" fn seek(index: u32, _: *mut core::ffi::c_void) -> i64 {
     let Some(work) = work() else { return 1 };
     let window = &mut work.stack;
+    let index = index + ARGUMENTS;
     if window.words[core::hint::black_box(index) as usize & (WORDS - 1)] == window.location {
         window.hint = index;
         window.start = index + 1;
@@ -109,15 +149,18 @@ extern "C" fn step(index: u32, _: *mut core::ffi::c_void) -> i64 {
     if at >= STEPS {
         return 1;
     }
+    is_state(window, at) as i64
+}
+
+/// Whether an nf_hook_state of the namespace begins at word `at`; if so, notes it.
+#[inline(always)]
+fn is_state(window: &mut Window, at: u32) -> bool {
     if word(window, at, offset!(state_net)) != window.net {
-        return 0;
+        return false;
     }
-    // Hook and family are single bytes; what stands behind them in their word was never written.
-    let hook = (word(window, at, offset!(state_hook)) >> (offset!(state_hook) % 8 * 8)) as u8;
-    let pf = (word(window, at, offset!(state_pf)) >> (offset!(state_pf) % 8 * 8)) as u8;
-    if hook > NF_INET_POST_ROUTING || (pf != NFPROTO_IPV4 && pf != NFPROTO_IPV6) {
-        return 0;
-    }
+    let Some((hook, pf)) = hook_of(window, at) else {
+        return false;
+    };
     let input = word(window, at, offset!(state_in));
     let output = word(window, at, offset!(state_out));
     let (in_here, out_here) = (
@@ -131,12 +174,24 @@ extern "C" fn step(index: u32, _: *mut core::ffi::c_void) -> i64 {
         _ => (0, 1),
     };
     if in_here < wants_in || out_here < wants_out {
-        return 0;
+        return false;
     }
     window.hook = hook;
     window.pf = pf;
     window.at = at;
-    1
+    true
+}
+
+/// Hook and family of an nf_hook_state that begins at word `at`, if they are any.
+#[inline(always)]
+fn hook_of(window: &Window, at: u32) -> Option<(u8, u8)> {
+    // They are single bytes; what stands behind them in their word was never written.
+    let hook = (word(window, at, offset!(state_hook)) >> (offset!(state_hook) % 8 * 8)) as u8;
+    let pf = (word(window, at, offset!(state_pf)) >> (offset!(state_pf) % 8 * 8)) as u8;
+    if hook > NF_INET_POST_ROUTING || (pf != NFPROTO_IPV4 && pf != NFPROTO_IPV6) {
+        return None;
+    }
+    Some((hook, pf))
 }
 
 /// The word of the struct that begins at word `at` which holds the byte at `offset`.
