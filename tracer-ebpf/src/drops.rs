@@ -28,8 +28,10 @@ const STACK_PIECE: usize = 16;
 const WAKE_INTERVAL: u64 = 1_000_000;
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
-/// The first inode number of namespaces, `PROC_DYNAMIC_FIRST` (include/linux/proc_ns.h, v6.18).
-const FIRST_INODE: u32 = 0xf000_0000;
+/// The least inode number of a network namespace: of the initial one it is `NET_NS_INIT_INO` where that is
+/// fixed (include/uapi/linux/nsfs.h; so on 7.2), of all others, and on 6.18 and before of this too,
+/// `PROC_DYNAMIC_FIRST`, 0xf0000000 (include/linux/proc_ns.h), or more.
+const FIRST_INODE: u32 = 0xefff_fff9;
 const NF_INET_LOCAL_OUT: u8 = 3;
 const ETH_P_IPV6: u16 = 0x86dd;
 
