@@ -304,6 +304,12 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         if work.evidence.kind != LEGACY_EXACT {
             decide(work);
         }
+        // The counter that fits may be that of a packet whose drop has just interrupted this.
+        // SAFETY: as in `anchored`.
+        if unsafe { core::ptr::read_volatile(&raw const work.anchored) } != anchored {
+            work.evidence.kind = LEGACY_NONE;
+            work.evidence.count = 0;
+        }
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(&raw mut work.busy, 0) };
     }
