@@ -90,7 +90,10 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules, cut: &Cut)
     }
     for event in left {
         // Defragmentation and conntrack drop, too: no trace has that.
-        let (grade, why) = if names_nothing(event, cut) || is_hotdrop(event, rules, cut) {
+        let ambiguous = event.evidence.confidence == Confidence::Ambiguous;
+        let (grade, why) = if is_hotdrop(event, rules, cut) && ambiguous {
+            (Grade::Ambiguous, Vec::new())
+        } else if names_nothing(event, cut) || is_hotdrop(event, rules, cut) {
             (Grade::Right, Vec::new())
         } else {
             (
@@ -126,17 +129,21 @@ fn names_nothing(event: &DropEvent, cut: &Cut) -> bool {
 /// counts and traces no rule then; the evaluator may tell whose match it was.
 pub fn is_hotdrop(event: &DropEvent, rules: &Rules, cut: &Cut) -> bool {
     let computed = event.evidence.source == EvidenceSource::Evaluator;
-    let Some(rule) = event.rule.as_deref().filter(|_| computed) else {
-        return false;
-    };
-    let place = (
-        rule.family.as_str().to_owned(),
-        rule.table.to_string(),
-        rule.chain.to_string(),
-        By::Number(rule.number.unwrap_or(0).into()),
-    );
-    let matches = rules.get(&place).is_some_and(|known| known.needs_header);
-    event.engine == Engine::IptablesLegacy && matches && cut.has(event)
+    let candidates = event.evidence.candidates.iter().filter_map(|c| match c {
+        Candidate::Rule(rule) => Some(rule),
+        Candidate::Policy(_) => None,
+    });
+    let mut named = event.rule.iter().chain(candidates);
+    let matches = named.any(|rule| {
+        let place = (
+            rule.family.as_str().to_owned(),
+            rule.table.to_string(),
+            rule.chain.to_string(),
+            By::Number(rule.number.unwrap_or(0).into()),
+        );
+        rules.get(&place).is_some_and(|known| known.needs_header)
+    });
+    event.engine == Engine::IptablesLegacy && computed && matches && cut.has(event)
 }
 
 fn known<'a>(rules: &'a Rules, truth: &Truth) -> Option<&'a Known> {

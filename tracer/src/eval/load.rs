@@ -368,13 +368,47 @@ fn before_nat(packet: &Packet<'_>, base: PayloadBase, offset: u32, len: u32) -> 
         false => connection.original,
         true => connection.reply,
     };
+    let destination = matches!(packet.hook, 0 | 3);
     if matches!(connection.info, 1 | 4) {
+        let icmp = matches!(packet.transport(), Ok(t) if matches!(t.proto, 1 | 58));
+        if icmp && !error_changes(packet, &connection, base, offset, len, destination) {
+            return now;
+        }
         return unknown("the address before translation is not known");
     }
     let Value::Bytes(bytes) = now else {
         return now;
     };
-    patch(base, offset, bytes, &own, matches!(packet.hook, 0 | 3))
+    patch(base, offset, bytes, &own, destination)
+}
+
+/// Whether translating an ICMP error about a connection can change these bytes: outside, its address and checksums
+/// (`nf_nat_icmp_reply_translation()`, net/netfilter/nf_nat_proto.c, v6.18); inside, what it quotes.
+fn error_changes(
+    packet: &Packet<'_>,
+    connection: &Connection,
+    base: PayloadBase,
+    offset: u32,
+    len: u32,
+    destination: bool,
+) -> bool {
+    let status = match destination != connection.is_reply() {
+        true => Connection::DST_NAT,
+        false => Connection::SRC_NAT,
+    };
+    if connection.status & status == 0 {
+        return false;
+    }
+    let end = offset + len;
+    let overlaps = |from: u32, to: u32| offset < to && from < end;
+    match (base, packet.family()) {
+        (PayloadBase::Network, IPV6) if destination => overlaps(24, 40),
+        (PayloadBase::Network, IPV6) => overlaps(8, 24),
+        (PayloadBase::Network, _) if destination => overlaps(10, 12) || overlaps(16, 20),
+        (PayloadBase::Network, _) => overlaps(10, 12) || overlaps(12, 16),
+        (PayloadBase::Transport, _) => overlaps(2, 4) || end > 8,
+        _ => true,
+    }
 }
 
 /// Puts a tuple's destination, or its source, into bytes of the packet.
