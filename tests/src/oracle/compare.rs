@@ -171,9 +171,12 @@ pub fn key(event: &DropEvent) -> Option<Key> {
 
 /// Which of the events is about the drop.
 fn place(truth: &Truth, events: &[&DropEvent], cut: &Cut) -> Option<usize> {
-    let named = |event: &&DropEvent| event.engine != Engine::Other;
+    let named = |event: &&DropEvent| match event.engine {
+        Engine::Other | Engine::Conntrack => false,
+        engine => (engine == Engine::IptablesLegacy) == truth.legacy,
+    };
     let is = |event: &&DropEvent| is_of(truth, event, cut);
-    // Of a packet that the trace does not show, the next that has been dropped in a table.
+    // Of a packet that the trace does not show, the next that has been dropped in such a table.
     let first = events.iter().position(|e| is(e) && named(e));
     match truth.key {
         None => first.or_else(|| events.iter().position(is)),
