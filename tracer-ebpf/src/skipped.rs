@@ -8,8 +8,7 @@ use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 
 use crate::{
     drops::{COUNTERS, NETNS, namespace},
-    filter,
-    process,
+    filter, process,
     scratch::{SETTINGS, STACK_SHIFT, Skipped, scratch},
 };
 

@@ -64,8 +64,18 @@ impl Finding {
         }
     }
 
-    /// Takes in that conntrack did it; gives the reason.
-    pub(super) fn by_conntrack(&mut self, told: ByConntrack) -> Arc<str> {
+    /// Takes in that conntrack did it, unless rules of ip_tables are candidates, too; gives the reason.
+    pub(super) fn by_conntrack(
+        &mut self,
+        told: ByConntrack,
+        locations: &Locations,
+        record: &Record,
+    ) -> Arc<str> {
+        if !self.evidence.candidates.is_empty() {
+            *self = Self::none(Engine::Other, locations, record);
+            return "a rule of iptables-legacy or conntrack itself: both have counted a packet"
+                .into();
+        }
         self.engine = Engine::Conntrack;
         self.evidence = Evidence {
             confidence: told.confidence,
@@ -122,5 +132,43 @@ fn computed(confidence: Confidence, candidates: Vec<Candidate>, doubts: Vec<Doub
         candidates,
         doubts,
         ..Evidence::exact(EvidenceSource::Evaluator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::kernel::symbols::Symbols;
+
+    #[test]
+    fn with_candidates_of_ip_tables_nobody_knows_that_it_was_conntrack() {
+        let locations = Locations::new(Symbols::default(), &[]);
+        let record = Record::new_zeroed();
+        let told = || ByConntrack {
+            confidence: Confidence::Exact,
+            why: "table full".into(),
+        };
+        let mut alone = Finding::none(Engine::Other, &locations, &record);
+        let why = alone.by_conntrack(told(), &locations, &record);
+        assert_eq!((alone.engine, &*why), (Engine::Conntrack, "table full"));
+        assert_eq!(
+            alone.evidence,
+            Evidence::exact(EvidenceSource::KernelCounters)
+        );
+        let mut both = Finding::none(Engine::IptablesLegacy, &locations, &record);
+        both.evidence.confidence = Confidence::Ambiguous;
+        both.evidence.candidates = vec![Candidate::Policy(Arc::new(PolicyRef {
+            family: crate::event::Family::Ip,
+            table: "raw".into(),
+            chain: "OUTPUT".into(),
+            rules: Some(0),
+            none_matched: None,
+        }))];
+        let why = both.by_conntrack(told(), &locations, &record);
+        assert_eq!(both.engine, Engine::Other);
+        assert_eq!(both.evidence.confidence, Confidence::Engine);
+        assert!(why.contains("or conntrack itself"), "{why}");
     }
 }

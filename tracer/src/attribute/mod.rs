@@ -30,7 +30,7 @@ use crate::{
     cli::Ladder,
     conntrack::Connections,
     eval::outcome::EngineKind,
-    event::{DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
+    event::{Confidence, DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
     ruleset::{render::Names, snapshot::Snapshots},
@@ -142,10 +142,12 @@ impl Attributor {
         if record.reason == self.netfilter_drop {
             let clues;
             (finding, clues) = self.kernel(ladder, record, &mut place);
-            if finding.engine == Engine::Other
+            let legacy = finding.engine == Engine::IptablesLegacy;
+            let doubtful = legacy && finding.evidence.confidence == Confidence::Ambiguous;
+            if (finding.engine == Engine::Other || doubtful)
                 && let Some(told) = by_conntrack::tell(record, pf, hook, &mut place)
             {
-                why = Some(finding.by_conntrack(told));
+                why = Some(finding.by_conntrack(told, &self.locations, record));
             }
             if finding.engine != Engine::Conntrack
                 && let Some(clues) = clues

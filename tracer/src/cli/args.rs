@@ -147,7 +147,7 @@ struct LiveArgs {
     #[command(flatten)]
     netns: NetnsArgs,
     /// Have the kernel tell the way through the rules of up to RATE matching packets a second (0: of all) [default: 20]. Adds a table
-    /// of its own, inet fwtrace, while it runs, and says so
+    /// of its own, inet fwtrace, while it runs, has conntrack log which packets are invalid and why, and says so
     #[arg(long, value_name = "RATE", num_args = 0..=1, require_equals = true, default_missing_value = "20")]
     trace: Option<u32>,
     /// Listen to these NFLOG groups: what a rule logs to them is shown with the drop that follows. 5 or 1,5-7; auto: those that the

@@ -189,7 +189,7 @@ async fn live(
                 run.namespaces.borrow_mut().poll_legacy(false);
                 run.sync_legacy(&mut tracer);
                 run.namespaces.borrow_mut().sample_conntrack();
-                tracer.tell_counters(&mut run.namespaces.borrow_mut())?;
+                tracer.tell_counters(&mut run.namespaces.borrow_mut());
                 run.follow_groups();
                 if batches.is_empty() {
                     run.nflog.forget();

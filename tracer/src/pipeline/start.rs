@@ -286,7 +286,7 @@ pub(super) fn start(
         reader,
         legacy,
     };
-    tracer.tell_counters(&mut namespaces.borrow_mut())?;
+    tracer.tell_counters(&mut namespaces.borrow_mut());
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
     Ok(Started {
         tracer,
@@ -382,7 +382,7 @@ impl Tracer {
     }
 
     /// Tells the programs what conntrack has counted before its namespaces were watched.
-    pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) -> Result<(), BpfError> {
+    pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) {
         for (netns, cpu, counters) in namespaces.untold_counters() {
             let counts = CtCounts {
                 drop: counters.drop,
@@ -392,10 +392,11 @@ impl Tracer {
                 invalid: counters.invalid,
             };
             // A drop since then has left newer ones.
-            self.programs
-                .add_entry(CT_COUNTS, &CtKey { netns, cpu }, &counts)?;
+            let key = CtKey { netns, cpu };
+            if let Err(error) = self.programs.add_entry(CT_COUNTS, &key, &counts) {
+                log::warn!("conntrack's counters of network namespace {netns}: {error}");
+            }
         }
-        Ok(())
     }
 
     /// Stops watching a namespace; its inode may be used again.
