@@ -17,8 +17,10 @@ const DNS: &str = "table inet t { chain in { type filter hook input priority 0
     udp dport 53 counter log group 5 prefix \"dns \" drop comment \"hit\"
 }\n}";
 
-/// The group, the prefix and the rule of an entry of `log`.
-fn entry(log: &Value) -> (u64, &str, Option<(&str, &str, u64)>) {
+/// The group, the prefix and the rule (table, chain, number) of an entry of `log`.
+type Entry<'a> = (u64, &'a str, Option<(&'a str, &'a str, u64)>);
+
+fn entry(log: &Value) -> Entry<'_> {
     let rule = &log["rule"];
     let name = |key| rule[key].as_str().unwrap_or_default();
     let number = rule["number"].as_u64();
@@ -30,7 +32,7 @@ fn entry(log: &Value) -> (u64, &str, Option<(&str, &str, u64)>) {
     )
 }
 
-fn entries(event: &Value) -> Vec<(u64, &str, Option<(&str, &str, u64)>)> {
+fn entries(event: &Value) -> Vec<Entry<'_>> {
     let logs = event["log"].as_array();
     logs.into_iter().flatten().map(entry).collect()
 }
@@ -74,7 +76,7 @@ fn one_datagram_is_one_event_with_its_log() -> Result<()> {
     ensure!(event["log"][0]["rule"] == event["rule"], "{event}");
     ensure!(at(event, "log").as_array().is_some_and(|l| l.len() == 1));
     ensure!(
-        entries(event) == [(5, "dns ", Some(("t", "in", u64::from(rule.number))))],
+        entries(event) == [(5, "dns ", Some(("t", "in", rule.number)))],
         "{event}"
     );
     ensure!(at(event, "rule.handle") == rule.handle, "{event}");
@@ -454,5 +456,87 @@ fn a_syn_that_is_sent_again_and_what_is_accepted() -> Result<()> {
         "{}",
         end.stderr
     );
+    Ok(())
+}
+
+/// What waits for its log does not let others pass.
+#[test]
+fn drops_stay_in_order() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 0
+            udp dport 3991 log group 91 drop
+            udp dport 3992 drop
+        }\n}",
+    )?;
+    let mut fwtrace = Fwtrace::start(&net.r, &[])?;
+    let ports = [3991_u16, 3992, 3992, 3991, 3992];
+    let (src, to) = net.path(Place::A, Place::R, false, (4991, 0));
+    net.a.run(|| -> Result<()> {
+        let socket = UdpSocket::bind(src)?;
+        for port in ports.iter().cycle().take(200) {
+            socket.send_to(b"order", SocketAddr::new(to.ip(), *port))?;
+        }
+        Ok(())
+    })?;
+    for (port, drop) in ports.iter().cycle().zip(fwtrace.next_drops(200)?) {
+        let event = &drop.json;
+        ensure!(at(event, "packet.dport") == *port, "{port}: {event}");
+        let logs = usize::from(*port == 3991);
+        ensure!(entries(event).len() == logs, "{event}");
+    }
+    let end = fwtrace.interrupt()?;
+    ensure!(logged(&end, "joined")? == 80, "{}", end.summary);
+    ensure!(logged(&end, "missing")? == 0, "{}", end.summary);
+    Ok(())
+}
+
+/// The kernel's trace of iptables-legacy comes over group 0, which has one listener; other groups are not touched by that.
+#[test]
+fn the_trace_has_group_0_to_itself() -> Result<()> {
+    let net = Net::routed()?;
+    let notes = tempfile::tempdir()?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority -1
+            udp dport 3993 log group 0 log group 93 prefix \"x\" counter drop comment \"hit\"
+        }\n}",
+    )?;
+    let rule = "iptables-legacy -A INPUT -p udp --dport 3994 -j DROP";
+    net.r.command(&rule.split(' ').collect::<Vec<_>>(), "")?;
+    let mut fwtrace = crate::trace::start(&net.r, &notes, &["--trace=0"])?;
+    for (port, logs) in [(3993, 1), (3994, 0)] {
+        udp(&net, Place::A, Place::R, false, (4993, port));
+        let event = fwtrace.drop_to_port(port)?.json;
+        ensure!(at(&event, "evidence.source") == "trace", "{event}");
+        ensure!(entries(&event).len() == logs, "{event}");
+    }
+    let end = fwtrace.interrupt()?;
+    let said = "NFLOG group 0 of network namespace";
+    ensure!(end.stderr.matches(said).count() == 1, "{}", end.stderr);
+    ensure!(end.stderr.contains("--trace has it"), "{}", end.stderr);
+    ensure!(logged(&end, "missing")? == 0, "{}", end.summary);
+    Ok(())
+}
+
+/// Logs of packets that the filter or the expression does not want are not taken for packets that were let through.
+#[test]
+fn logs_of_drops_that_are_filtered_out_are_no_accepted_packets() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(&net.r, DNS)?;
+    for args in [
+        &["--port", "54"][..],
+        &["--proto", "tcp"],
+        &["-i", "r1"],
+        &["udp", "and", "src", "port", "4052"],
+    ] {
+        let fwtrace = Fwtrace::start(&net.r, args)?;
+        udp(&net, Place::A, Place::R, false, (4053, 53));
+        let end = fwtrace.interrupt()?;
+        ensure!(end.status.success() && end.drops.is_empty(), "{end:?}");
+        ensure!(logged(&end, "filtered")? == 1, "{args:?}: {}", end.summary);
+        ensure!(logged(&end, "passed")? == 0, "{args:?}: {}", end.summary);
+    }
     Ok(())
 }

@@ -197,3 +197,165 @@ fn own_ends(event: &DropEvent) -> Option<(SocketAddr, SocketAddr)> {
         SocketAddr::new(packet.dst?, packet.dport.unwrap_or(0)),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Conntrack, CtState, Nat, tests::drop_event},
+        nflog::rules::tests::{chain, log, nft, table},
+        ruleset::model,
+    };
+
+    /// What of the rules is expected, one word each: prefix, `!` if it is sure, the number if it is named.
+    fn words(event: &DropEvent, rules: &LogRules) -> Vec<String> {
+        let passed = passed(event, rules, |group| group == 5);
+        let word = |passed: &Passed| {
+            let sure = if passed.sure { "!" } else { "" };
+            let number = passed.rule.as_ref().and_then(|rule| rule.number);
+            let number = number.map(|number| number.to_string()).unwrap_or_default();
+            format!("{}{sure}{number}", passed.sign.prefix)
+        };
+        let mut words: Vec<String> = passed.iter().map(word).collect();
+        words.sort();
+        words
+    }
+
+    fn rule(prefix: &str) -> Vec<crate::ruleset::expr::Expr> {
+        vec![log(Some(5), Some(prefix))]
+    }
+
+    /// A table with the same rules on three hooks and in a chain that none leads to.
+    fn rules() -> LogRules {
+        let some = |hook: &str| {
+            let prefixes = ["a", "b", "b"].map(|prefix| rule(&format!("{hook}-{prefix}")));
+            prefixes.to_vec()
+        };
+        nft(vec![table(
+            model::Family::Inet,
+            vec![
+                chain("pre", Some(0), some("pre")),
+                chain("in", Some(1), some("in")),
+                chain("out", Some(3), some("out")),
+            ],
+        )])
+    }
+
+    fn step(chain: &str, number: u32) -> PathStep {
+        PathStep {
+            table: "t".into(),
+            chain: chain.into(),
+            number: Some(number),
+            handle: Some(u64::from(number) + 10),
+            verdict: "continue".into(),
+        }
+    }
+
+    #[test]
+    fn of_the_own_hook_the_path_tells_and_of_those_before_nobody() {
+        let mut event = drop_event();
+        event.path = Some([step("in", 3)].into());
+        let before = ["pre-a1", "pre-b", "pre-b"];
+        let mut want = vec!["in-b!3"];
+        want.extend(before);
+        assert_eq!(words(&event, &rules()), want);
+        // It is not known: of two that look the same it may be either.
+        event.path = None;
+        let mut want = vec!["in-a1", "in-b", "in-b"];
+        want.extend(before);
+        assert_eq!(words(&event, &rules()), want);
+        // A trace tells of the hooks before, too.
+        event.path = Some([step("pre", 1)].into());
+        assert_eq!(words(&event, &rules()), ["pre-a!1", "pre-b", "pre-b"]);
+    }
+
+    #[test]
+    fn the_rule_that_drops_logs_itself_and_other_groups_are_not_heard() {
+        let mut event = drop_event();
+        event.path = Some([].into());
+        let mut own = RuleRef::clone(event.rule.as_ref().unwrap());
+        (own.chain, own.number, own.handle) = ("in".into(), Some(2), Some(12));
+        event.rule = Some(Arc::new(own));
+        assert!(words(&event, &rules()).contains(&"in-b!2".to_owned()));
+        assert_eq!(passed(&event, &rules(), |group| group == 6), []);
+        let passed = passed(&event, &rules(), |_| true);
+        let own = passed.iter().find(|passed| passed.sure).unwrap();
+        assert!(Arc::ptr_eq(
+            own.rule.as_ref().unwrap(),
+            event.rule.as_ref().unwrap()
+        ));
+    }
+
+    #[test]
+    fn hooks_come_one_after_the_other() {
+        let mut event = drop_event();
+        event.path = Some([].into());
+        for (hook, family, iif, want) in [
+            (Hook::Forward, Family::Ip, "eth0", "pre"),
+            (Hook::Forward, Family::Ip6, "eth0", "pre"),
+            (Hook::Output, Family::Ip, "", ""),
+            (Hook::Postrouting, Family::Ip, "", "out pre"),
+            (Hook::Input, Family::Ip, "lo", "out pre"),
+            (Hook::Ingress, Family::Ip, "eth0", ""),
+            (Hook::Egress, Family::Ip, "eth0", "out pre"),
+            (Hook::Forward, Family::Bridge, "eth0", "in out pre"),
+            (Hook::Input, Family::Arp, "eth0", ""),
+        ] {
+            (event.hook, event.family) = (Some(hook), Some(family));
+            event.iif = Some(iif.into());
+            let mut hooks = words(&event, &rules());
+            hooks.iter_mut().for_each(|word| {
+                let end = word.find('-').unwrap_or_default();
+                word.truncate(end);
+            });
+            hooks.dedup();
+            assert_eq!(hooks.join(" "), want, "{hook:?} {family:?} {iif}");
+        }
+    }
+
+    /// UDP from 10.0.0.`src` to 10.0.0.`dst`, ports 1000 and `dport`.
+    fn headers(src: u8, dst: u8, dport: u16) -> Headers {
+        let mut bytes = vec![0x45, 0, 0, 28, 0, 7, 0, 0, 64, 17, 0, 0];
+        bytes.extend([10, 0, 0, src, 10, 0, 0, dst]);
+        bytes.extend([0x03, 0xe8]);
+        bytes.extend(dport.to_be_bytes());
+        bytes.extend([0, 8, dst, 2]);
+        Headers::of_packet(&bytes).unwrap()
+    }
+
+    #[test]
+    fn translated_packets_looked_otherwise_before() {
+        let mut event = drop_event();
+        let end = |last: u8| Some([10, 0, 0, last].into());
+        (event.packet.src, event.packet.dst) = (end(1), end(2));
+        (event.packet.sport, event.packet.dport) = (Some(1000), Some(8080));
+        let now = headers(1, 2, 8080);
+        assert_eq!(looks(&event, now.clone()), [now.clone()]);
+        let tuple = |src: u8, sport, dst: u8, dport| Tuple {
+            src: [10, 0, 0, src].into(),
+            sport: Some(sport),
+            dst: [10, 0, 0, dst].into(),
+            dport: Some(dport),
+        };
+        // To 10.0.0.9:80, sent on to 10.0.0.2:8080 as from 10.0.0.5.
+        event.conntrack = Some(Conntrack {
+            nat: Some(Nat {
+                orig: tuple(1, 1000, 9, 80),
+                reply: tuple(2, 8080, 5, 1000),
+            }),
+            ..Conntrack::stateless(CtState::New)
+        });
+        let found = looks(&event, now.clone());
+        assert_eq!((found.len(), &found[0]), (4, &now));
+        for (src, dst, dport) in [(1, 9, 80), (5, 2, 8080), (5, 9, 80)] {
+            let then = headers(src, dst, dport);
+            assert!(found.iter().any(|look| look.is(&then)), "{src} {dst}");
+        }
+        for other in [headers(1, 9, 81), headers(9, 1, 80), headers(2, 9, 80)] {
+            assert!(!found.iter().any(|look| look.is(&other)));
+        }
+        // An error about the connection has ends of its own.
+        event.packet.src = end(77);
+        assert_eq!(looks(&event, now.clone()), [now]);
+    }
+}

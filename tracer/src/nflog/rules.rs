@@ -411,4 +411,4 @@ impl Followed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

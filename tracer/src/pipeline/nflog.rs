@@ -13,18 +13,21 @@ use std::{
     time::Duration,
 };
 
+use fwtrace_abi::Record;
 use tokio::{
     io::unix::AsyncFd,
     sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep},
 };
+use zerocopy::FromZeros;
 
 use super::namespaces::Namespaces;
 use crate::{
     bpf::reader::RawDrop,
     cli::{Filter, Groups},
     event::{DropEvent, LogRef, Logged},
+    expr::{self, Expression},
     netlink::nflog::Packet,
     netns::NetNs,
     nflog::{
@@ -48,6 +51,7 @@ pub(super) struct Nflog {
     wanted: Groups,
     buffer: usize,
     filter: Filter,
+    expression: Option<Expression>,
     places: HashMap<u32, Place>,
     correlator: Correlator<Box<(DropEvent, RawDrop)>, Shown>,
     something: Rc<Notify>,
@@ -90,11 +94,17 @@ impl Drop for Group {
 
 impl Nflog {
     /// Nothing is listened to yet.
-    pub(super) fn new(wanted: Groups, buffer: usize, filter: &Filter) -> Self {
+    pub(super) fn new(
+        wanted: Groups,
+        buffer: usize,
+        filter: &Filter,
+        expression: Option<&Expression>,
+    ) -> Self {
         Self {
             wanted,
             buffer,
             filter: filter.clone(),
+            expression: expression.cloned(),
             places: HashMap::new(),
             correlator: Correlator::default(),
             something: Rc::default(),
@@ -220,6 +230,7 @@ impl Nflog {
             correlator,
             account,
             filter,
+            expression,
             order,
             ..
         } = self;
@@ -242,7 +253,8 @@ impl Nflog {
                         expected,
                         order: *order,
                         what: Shown {
-                            meets: meets(filter, packet, &place.ifaces),
+                            meets: meets(filter, packet, &place.ifaces)
+                                && accepts(expression.as_ref(), packet),
                         },
                     });
                 });
@@ -421,4 +433,17 @@ fn meets(filter: &Filter, packet: &Packet<'_>, ifaces: &HashMap<u32, String>) ->
         vlan: packet.vlan,
     };
     filter.selects_bytes(&capture.packet(), &[name(packet.iif), name(packet.oif)])
+}
+
+/// Whether a drop of the packet would be shown, as far as the expression goes.
+fn accepts(expression: Option<&Expression>, packet: &Packet<'_>) -> bool {
+    let Some(expression) = expression else {
+        return true;
+    };
+    let bytes = network(packet);
+    let mut record = Record::new_zeroed();
+    record.protocol = packet.protocol.to_be();
+    record.len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    record.captured = record.len;
+    expression.judge(&record, bytes) != expr::Verdict::NoMatch
 }

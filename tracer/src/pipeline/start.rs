@@ -293,7 +293,12 @@ pub(super) fn start(
         attributor,
         batches,
         tracing,
-        nflog: Nflog::new(plan.nflog.clone(), plan.nflog_buffer, &plan.filter),
+        nflog: Nflog::new(
+            plan.nflog.clone(),
+            plan.nflog_buffer,
+            &plan.filter,
+            plan.expression.as_ref(),
+        ),
         notes,
     })
 }

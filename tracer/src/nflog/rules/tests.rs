@@ -7,7 +7,7 @@ use crate::{
     xtables::legacy,
 };
 
-fn log(group: Option<u16>, prefix: Option<&str>) -> Expr {
+pub(crate) fn log(group: Option<u16>, prefix: Option<&str>) -> Expr {
     Expr::Log {
         prefix: prefix.map(str::to_owned),
         level: None,
@@ -32,7 +32,7 @@ fn jump(chain: &str) -> Expr {
     }
 }
 
-fn chain(name: &str, hook: Option<u32>, rules: Vec<Vec<Expr>>) -> Chain {
+pub(crate) fn chain(name: &str, hook: Option<u32>, rules: Vec<Vec<Expr>>) -> Chain {
     let rule = |(number, exprs): (u32, Vec<Expr>)| Rule {
         handle: u64::from(number) + 10,
         number,
@@ -57,7 +57,7 @@ fn chain(name: &str, hook: Option<u32>, rules: Vec<Vec<Expr>>) -> Chain {
     }
 }
 
-fn table(family: Family, chains: Vec<Chain>) -> model::Table {
+pub(crate) fn table(family: Family, chains: Vec<Chain>) -> model::Table {
     model::Table {
         family,
         name: "t".to_owned(),
@@ -74,7 +74,7 @@ fn table(family: Family, chains: Vec<Chain>) -> model::Table {
     }
 }
 
-fn nft(tables: Vec<model::Table>) -> LogRules {
+pub(crate) fn nft(tables: Vec<model::Table>) -> LogRules {
     let ruleset = Ruleset {
         tables,
         ..Ruleset::default()
