@@ -19,7 +19,7 @@ use crate::{
     kernel::{copy, copy_words, field, offset, typed, u32_at, u64_at},
     legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
-    skipped, socket,
+    skipped, socket, whole,
 };
 
 /// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
@@ -57,13 +57,6 @@ pub fn drops(ctx: BtfTracePointContext) -> i32 {
         skipped::settle(&mut scratch.skipped);
     }
     0
-}
-
-/// A field of the copied sk_buff.
-macro_rules! skb {
-    ($scratch:ident, $field:ident, $t:ty) => {
-        field!($scratch.skb, $field, $t)
-    };
 }
 
 /// A field of the copied nf_hook_state.
@@ -201,7 +194,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     } else if known_site {
         record.rule.kind = RULE_INVALID;
     }
-    send(scratch, settings, counters, stack);
+    send(ctx, scratch, settings, counters, stack);
     Some(())
 }
 
@@ -479,10 +472,57 @@ fn count_reason(reason: u32) {
 
 /// Puts record, packet and, if wanted, stack into the ring.
 #[inline(always)]
-fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, stack: u64) {
+fn send(
+    ctx: &BtfTracePointContext,
+    scratch: &mut Scratch,
+    settings: &Settings,
+    counters: &mut Counters,
+    stack: u64,
+) {
+    // Apart from each other, for the verifier.
+    if settings.wants_whole_packets() {
+        whole::begin(ctx, scratch);
+        // Or the compiler takes bounds of the captured length as given, which the verifier does not know.
+        core::hint::black_box(&mut *scratch);
+        if let Some(length) = append_stack(scratch, settings, stack) {
+            whole::send(ctx, scratch, settings, counters, length);
+        }
+        return;
+    }
+    let Some(length) = append_stack(scratch, settings, stack) else {
+        return;
+    };
+    let size = size_of::<Record>() as u64 + length as u64;
+    let now = scratch.record.time;
+    // One wakeup per CPU and millisecond: after one, the reader polls for longer than that.
+    let flags = if now - scratch.last_wakeup >= WAKE_INTERVAL {
+        scratch.last_wakeup = now;
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    // SAFETY: `size` bytes from the start of `scratch` lie within record and data.
+    let sent = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RING).cast_mut().cast(),
+            (&raw mut *scratch).cast(),
+            size,
+            flags,
+        )
+    };
+    if sent == 0 {
+        counters.sent += 1;
+    } else {
+        counters.full += 1;
+    }
+}
+
+/// Puts the stack words behind the captured bytes, if they are wanted; the length of both.
+#[inline(always)]
+fn append_stack(scratch: &mut Scratch, settings: &Settings, stack: u64) -> Option<u32> {
     let mut length = scratch.record.captured;
     if length > SNAP_MAX as u32 {
-        return;
+        return None;
     }
     let unattributed =
         scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
@@ -508,27 +548,5 @@ fn send(scratch: &mut Scratch, settings: &Settings, counters: &mut Counters, sta
         }
         length += STACK_WORDS as u32 * 8;
     }
-    let size = size_of::<Record>() as u64 + length as u64;
-    let now = scratch.record.time;
-    // One wakeup per CPU and millisecond: after one, the reader polls for longer than that.
-    let flags = if now - scratch.last_wakeup >= WAKE_INTERVAL {
-        scratch.last_wakeup = now;
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    // SAFETY: `size` bytes from the start of `scratch` lie within record and data.
-    let sent = unsafe {
-        bpf_ringbuf_output(
-            (&raw const RING).cast_mut().cast(),
-            (&raw mut *scratch).cast(),
-            size,
-            flags,
-        )
-    };
-    if sent == 0 {
-        counters.sent += 1;
-    } else {
-        counters.full += 1;
-    }
+    Some(length)
 }

@@ -35,6 +35,8 @@ mod scratch;
 mod skipped;
 #[cfg(target_arch = "bpf")]
 mod socket;
+#[cfg(target_arch = "bpf")]
+mod whole;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray},
 };
 use fwtrace_abi::{
-    CT_BYTES, PKTINFO_WINDOW, Record, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, TUPLE_LEN,
+    CT_BYTES, PKTINFO_WINDOW, Record, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site,
+    TUPLE_LEN, Whole,
 };
 
 use crate::filter::Headers;
@@ -22,6 +23,8 @@ pub struct Scratch {
     pub record: Record,
     /// The packet, then the stack words; the slack keeps masked indices inside.
     pub data: [u8; SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8],
+    /// What a packet that is sent whole has.
+    pub whole: Whole,
     /// The packet's nf_hook_state, with slack for the last field's width; so is the next.
     pub state: [u8; STATE_BYTES as usize + 8],
     /// The packet's nf_conn.

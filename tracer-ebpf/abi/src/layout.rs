@@ -55,6 +55,7 @@ layout! {
     skb_mac_header = "sk_buff.mac_header",
     skb_tail = "sk_buff.tail",
     skb_head = "sk_buff.head",
+    skb_data = "sk_buff.data",
     dev_ifindex = "net_device.ifindex",
     dev_name = "net_device.name",
     dev_net = "net_device.nd_net",

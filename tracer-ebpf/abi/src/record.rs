@@ -54,6 +54,13 @@ pub const FLAG_SK_CGROUP: u32 = 16384;
 /// [`Record::flags`]: `sk_classid` was read.
 pub const FLAG_SK_CLASSID: u32 = 32768;
 
+/// [`Record::flags`]: a [`Whole`] follows the captured packet and the stack words (at a multiple of 8), and then the rest of the
+/// packet. Such records come in perf buffers.
+pub const FLAG_WHOLE: u32 = 1 << 31;
+/// Bytes of a record in a perf buffer, packet included. A sample's length is a u16 (`struct perf_event_header`, kernel/events/core.c,
+/// v6.18), and there are a header, a length and padding.
+pub const SAMPLE_MAX: u32 = 65_504;
+
 /// [`RuleEvidence::kind`]: no rule pointer was looked for (not an nf_tables drop site we learnt).
 pub const RULE_NONE: u32 = 0;
 /// [`RuleEvidence::kind`]: dropped by the rule in `rule_handle`.
@@ -93,6 +100,20 @@ pub struct RuleEvidence {
     pub table: [u8; NAME_MAX],
     /// Chain name, NUL-terminated, cut to fit.
     pub chain: [u8; NAME_MAX],
+}
+
+/// What there is of a packet beyond the captured bytes, with [`FLAG_WHOLE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+pub struct Whole {
+    /// Length of the whole packet from the start of the capture on; 0: not known.
+    pub len: u32,
+    /// Bytes that follow here: those of the packet behind the captured ones.
+    pub bytes: u32,
 }
 
 /// A drop. `captured` bytes of packet follow, then, with [`FLAG_STACK`], [`STACK_WORDS`] words.

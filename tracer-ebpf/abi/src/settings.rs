@@ -107,7 +107,8 @@ pub struct Settings {
     pub reason_count: u32,
     /// Reasons that get records; the rest is [`NO_REASON`].
     pub reasons: [u32; REASONS],
-    /// Bytes of packet to capture from the network header on, at most [`SNAP_MAX`].
+    /// Bytes of packet to capture from the network header on. Up to [`SNAP_MAX`]: of its linear part, into the ring. More: of all of
+    /// it, into perf buffers; see [`FLAG_WHOLE`](crate::FLAG_WHOLE).
     pub snaplen: u32,
     /// 1: send stack words with drops by netfilter that have no learnt site.
     pub want_stack: u32,
@@ -132,6 +133,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether records come in perf buffers.
+    #[inline(always)]
+    pub const fn wants_whole_packets(&self) -> bool {
+        self.snaplen > SNAP_MAX as u32
+    }
+
     /// No condition, nothing learnt.
     pub const NONE: Self = Self {
         sites: [Site {

@@ -7,14 +7,19 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{
+        Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerfEventArray, RingBuf,
+    },
     programs::{
         BtfTracePoint, RawTracePoint, RawTracePointRunOptions, TestRun, tp_btf::BtfTracePointLinkId,
     },
 };
 use fwtrace_abi::{Counters, Layout, Settings};
 
-use super::legacy;
+use super::{
+    buffers::{Buffers, BuffersError},
+    legacy,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FWTRACE_BPF_OBJECT"));
 
@@ -42,6 +47,9 @@ pub enum BpfError {
     /// A map operation failed.
     #[error("BPF map: {0}")]
     Map(#[from] aya::maps::MapError),
+    /// The buffers for whole packets.
+    #[error(transparent)]
+    Buffers(#[from] BuffersError),
     /// The object lacks something; it was built from other sources.
     #[error("the BPF object has no `{0}`; rebuild fwtrace")]
     Missing(&'static str),
@@ -205,6 +213,16 @@ impl Programs {
     pub fn set_calibration_netns(&mut self, netns: u32) -> Result<(), BpfError> {
         let mut map: Array<_, u32> = Array::try_from(self.map_mut("CALIBRATION_NETNS")?)?;
         Ok(map.set(0, netns, 0)?)
+    }
+
+    /// Takes the perf buffers for whole packets out of the object, once.
+    ///
+    /// # Errors
+    /// The kernel does not give as much memory, or [`BpfError::Missing`] the second time.
+    pub fn take_buffers(&mut self) -> Result<Buffers, BpfError> {
+        let map = self.ebpf.take_map("WHOLE");
+        let map = map.ok_or(BpfError::Missing("WHOLE"))?;
+        Ok(Buffers::open(PerfEventArray::try_from(map)?)?)
     }
 
     /// Takes a ring out of the object; each can be taken once.

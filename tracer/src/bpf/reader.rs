@@ -9,9 +9,10 @@ use std::{
     thread::JoinHandle,
 };
 
+use super::buffers::Buffers;
 use aya::maps::{MapData, RingBuf};
 use bytes::{Bytes, BytesMut};
-use fwtrace_abi::{ABI_VERSION, FLAG_STACK, Record, STACK_WORDS};
+use fwtrace_abi::{ABI_VERSION, FLAG_STACK, FLAG_WHOLE, Record, STACK_WORDS, Whole};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 use zerocopy::FromBytes;
@@ -39,30 +40,106 @@ pub struct RawDrop {
     pub stack: Vec<u64>,
 }
 
-/// Decodes one ring entry; `None` if it is too short or of another version.
+/// Decodes one entry of the ring or of a perf buffer; `None` if it is too short or of another version.
 #[must_use]
 pub fn decode(entry: &Bytes) -> Option<RawDrop> {
-    let (record, rest) = Record::read_from_prefix(entry).ok()?;
+    let (mut record, rest) = Record::read_from_prefix(entry).ok()?;
     if record.version != ABI_VERSION {
         return None;
     }
     let captured = usize::try_from(record.captured).ok()?;
-    let packet = entry.slice_ref(rest.get(..captured)?);
+    let mut packet = entry.slice_ref(rest.get(..captured)?);
     let mut stack = Vec::new();
+    let mut behind = captured.next_multiple_of(8);
     if record.flags & FLAG_STACK != 0 {
-        let words = rest.get(captured.next_multiple_of(8)..)?;
+        let words = rest.get(behind..)?;
         stack = words
             .chunks_exact(8)
             .take(STACK_WORDS)
             .filter_map(|w| w.try_into().ok().map(u64::from_ne_bytes))
             .collect();
+        behind += STACK_WORDS * 8;
+    }
+    let mut len = None;
+    if record.flags & FLAG_WHOLE != 0 {
+        let (whole, more) = Whole::read_from_prefix(rest.get(behind..)?).ok()?;
+        let more = more.get(..usize::try_from(whole.bytes).ok()?)?;
+        packet = [&packet, more].concat().into();
+        record.captured = u32::try_from(packet.len()).ok()?;
+        len = Some(whole.len).filter(|len| *len > 0);
     }
     Some(RawDrop {
         record,
         packet,
-        len: None,
+        len,
         stack,
     })
+}
+
+/// Where records come from.
+pub enum Source {
+    /// The ring: in order.
+    Ring(RingBuf<MapData>),
+    /// A perf buffer a processor: whole packets.
+    Buffers(Buffers),
+}
+
+impl From<RingBuf<MapData>> for Source {
+    fn from(ring: RingBuf<MapData>) -> Self {
+        Self::Ring(ring)
+    }
+}
+
+impl Source {
+    /// Waits until there is something to read, or for a while.
+    fn wait(&self) {
+        let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds: Vec<PollFd<'_>> = match self {
+            Self::Ring(ring) => vec![fd(ring.as_fd())],
+            Self::Buffers(buffers) => buffers.fds().map(fd).collect(),
+        };
+        // An interrupted poll is as good as a timeout.
+        let _ = poll(&mut fds, PollTimeout::from(IDLE_POLL));
+    }
+
+    /// The next batches: as much as there is from the buffers, one from the ring; none if nothing is there.
+    fn batches(&mut self, buffer: &mut BytesMut, undecoded: &AtomicU64) -> Vec<Vec<RawDrop>> {
+        let mut batch = Vec::new();
+        let mut take = |entry: Bytes| match decode(&entry) {
+            Some(drop) => batch.push(drop),
+            None => {
+                undecoded.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        match self {
+            Self::Ring(ring) => {
+                for _ in 0..BATCH {
+                    let Some(item) = ring.next() else { break };
+                    // Records are cut out of it, so that there is no allocation for each.
+                    if buffer.capacity() < item.len() {
+                        buffer.reserve(BUFFER.max(item.len()));
+                    }
+                    buffer.extend_from_slice(&item);
+                    take(buffer.split().freeze());
+                }
+                match batch.is_empty() {
+                    true => Vec::new(),
+                    false => vec![batch],
+                }
+            }
+            Self::Buffers(buffers) => {
+                buffers.drain(take);
+                // Each processor has its own.
+                batch.sort_by_key(|drop| drop.record.time);
+                let mut rest = batch.into_iter().peekable();
+                let mut batches = Vec::new();
+                while rest.peek().is_some() {
+                    batches.push(rest.by_ref().take(BATCH).collect());
+                }
+                batches
+            }
+        }
+    }
 }
 
 /// The reading thread. Dropping it stops the thread.
@@ -79,9 +156,10 @@ impl Reader {
     /// # Errors
     /// No thread could be started.
     pub fn start(
-        ring: RingBuf<MapData>,
+        source: impl Into<Source>,
         capacity: usize,
     ) -> std::io::Result<(Self, mpsc::Receiver<Vec<RawDrop>>)> {
+        let source = source.into();
         let (sender, receiver) = mpsc::channel(capacity);
         let stop = Arc::new(AtomicBool::new(false));
         let undecoded = Arc::new(AtomicU64::new(0));
@@ -89,7 +167,7 @@ impl Reader {
             let (stop, undecoded) = (Arc::clone(&stop), Arc::clone(&undecoded));
             std::thread::Builder::new()
                 .name("ring".into())
-                .spawn(move || read(ring, &sender, &stop, &undecoded))?
+                .spawn(move || read(source, &sender, &stop, &undecoded))?
         };
         Ok((
             Self {
@@ -124,49 +202,31 @@ impl Drop for Reader {
 }
 
 fn read(
-    mut ring: RingBuf<MapData>,
+    mut source: Source,
     sender: &mpsc::Sender<Vec<RawDrop>>,
     stop: &AtomicBool,
     undecoded: &AtomicU64,
 ) {
     let mut busy = false;
-    // Records are cut out of it, so that there is no allocation for each.
     let mut buffer = BytesMut::new();
     loop {
         let stopping = stop.load(Ordering::Acquire);
-        // An interrupted poll is as good as a timeout.
-        let _ = if stopping {
-            Ok(0)
-        } else if busy {
-            poll(&mut [], PollTimeout::from(BUSY_PAUSE))
-        } else {
-            poll(
-                &mut [PollFd::new(ring.as_fd(), PollFlags::POLLIN)],
-                PollTimeout::from(IDLE_POLL),
-            )
-        };
+        if busy && !stopping {
+            let _ = poll(&mut [], PollTimeout::from(BUSY_PAUSE));
+        } else if !stopping {
+            source.wait();
+        }
         busy = false;
         loop {
-            let mut batch = Vec::new();
-            while batch.len() < BATCH {
-                let Some(item) = ring.next() else { break };
-                if buffer.capacity() < item.len() {
-                    buffer.reserve(BUFFER.max(item.len()));
-                }
-                buffer.extend_from_slice(&item);
-                match decode(&buffer.split().freeze()) {
-                    Some(drop) => batch.push(drop),
-                    None => {
-                        undecoded.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }
-            if batch.is_empty() {
+            let batches = source.batches(&mut buffer, undecoded);
+            if batches.is_empty() {
                 break;
             }
             busy = true;
-            if sender.blocking_send(batch).is_err() {
-                return;
+            for batch in batches {
+                if sender.blocking_send(batch).is_err() {
+                    return;
+                }
             }
         }
         if stopping {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use fwtrace_abi::{
     IFACES, IFNAMSIZ, PORTS, PREFIXES, PortRange, Prefix, REASONS, SIDE_ANY, SIDE_DST, SIDE_SRC,
-    SNAP_MAX, Settings,
+    Settings,
 };
 
 use super::plan::{Filter, Live, Reasons, Side, Watch};
@@ -28,7 +28,7 @@ impl Live {
             (None, asked) => asked.unwrap_or(0),
         };
         // The headers are looked at, however little is kept.
-        settings.snaplen = asked.clamp(settings.snaplen, SNAP_MAX as u32);
+        settings.snaplen = asked.max(settings.snaplen);
         settings.all_netns = u32::from(matches!(self.watch, Watch::All));
         self.filter.apply(settings, reason)
     }

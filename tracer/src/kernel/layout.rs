@@ -176,7 +176,7 @@ pub struct Missing {
 fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
     use Feature as F;
     Some(match name {
-        "skb_dev" | "skb_head" => (F::DropRecord, &[8]),
+        "skb_dev" | "skb_head" | "skb_data" => (F::DropRecord, &[8]),
         "skb_len" | "skb_iif" | "skb_mark" => (F::DropRecord, &[4]),
         // An offset from `head` on 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET).
         "skb_tail" => (F::DropRecord, &[4]),

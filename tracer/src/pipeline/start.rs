@@ -17,7 +17,7 @@ use crate::{
         calibrate::{CalibrationError, Calibrator},
         legacy,
         load::{BpfError, Programs},
-        reader::{RawDrop, Reader},
+        reader::{RawDrop, Reader, Source},
         slots::UNLEARNT,
     },
     cli::{self, Ladder, Live, Watch},
@@ -265,8 +265,12 @@ pub(super) fn start(
             Err(error) => notes.push(format!("{error}: {}", Feature::KernelCounters.cost())),
         }
     }
-    let ring = programs.take_ring("RING")?;
-    let (reader, batches) = Reader::start(ring, BATCHES)?;
+    let source = if settings.wants_whole_packets() {
+        Source::Buffers(programs.take_buffers()?)
+    } else {
+        Source::Ring(programs.take_ring("RING")?)
+    };
+    let (reader, batches) = Reader::start(source, BATCHES)?;
     programs.attach("drops")?;
     programs.detach("calibrate")?;
     programs.forget_btf();
