@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
-use e2e::fwtrace::{self, Fwtrace};
+use e2e::fwtrace::{self, End, Fwtrace};
 use e2e::net::{Net, Place};
 use e2e::nft;
 
@@ -29,7 +29,7 @@ const RULES: &str = "table inet t {
 }";
 
 /// Runs a reader of captures to its end; its stdout.
-fn reader(program: &str, args: &[&str], file: &Path) -> Result<String> {
+pub(crate) fn reader(program: &str, args: &[&str], file: &Path) -> Result<String> {
     let output = Command::new(program)
         .args(args)
         .arg(file)
@@ -49,6 +49,16 @@ fn tshark(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     // It escapes quotes.
     let split = |line: &str| line.split('\t').map(|f| f.replace("\\\"", "\"")).collect();
     Ok(listing.lines().map(split).collect())
+}
+
+/// `-r` prints the very lines that the run has printed.
+pub(crate) fn replayed(file: &Path, end: &End) -> Result<()> {
+    let again = fwtrace::run(None, &["--json", "-r", file.to_str().context("path")?])?;
+    ensure!(again.status.success(), "{again:?}");
+    let again = String::from_utf8(again.stdout)?;
+    let again: Vec<&str> = again.lines().collect();
+    ensure!(again == end.stdout, "{again:#?}\n\n{:#?}", end.stdout);
+    Ok(())
 }
 
 #[test]
@@ -108,10 +118,5 @@ fn tshark_reads_the_right_comment_on_each_of_300_packets() -> Result<()> {
     for ((packet, _), drop) in expected.iter().zip(&end.drops) {
         ensure!(packet.is_of(&net, &drop.json), "{packet:?}: {}", drop.json);
     }
-    let again = fwtrace::run(None, &["--json", "-r", path])?;
-    ensure!(again.status.success(), "{again:?}");
-    let again = String::from_utf8(again.stdout)?;
-    let again: Vec<&str> = again.lines().collect();
-    ensure!(again == end.stdout, "{again:#?}\n\n{:#?}", end.stdout);
-    Ok(())
+    replayed(&file, &end)
 }

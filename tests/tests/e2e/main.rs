@@ -4,6 +4,7 @@
 //! counters, texts) is what an event is compared with.
 
 mod capture;
+mod capture_bytes;
 mod commands;
 mod conntrack;
 mod conntrack_drops;
