@@ -41,7 +41,7 @@ pub(crate) fn reader(program: &str, args: &[&str], file: &Path) -> Result<String
 }
 
 /// What tshark says of each packet: these fields.
-fn tshark(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+pub(crate) fn tshark(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     let mut args = vec!["-n", "-T", "fields"];
     args.extend(fields.iter().flat_map(|field| ["-e", field]));
     args.push("-r");

@@ -5,6 +5,7 @@
 
 mod capture;
 mod capture_bytes;
+mod capture_files;
 mod commands;
 mod conntrack;
 mod conntrack_drops;
