@@ -21,6 +21,7 @@ use fwtrace::{
         sockets,
     },
     packet::Capture,
+    pcapng::Reader,
     ruleset::{
         model::{Chain, Family, Rule, Table},
         render::{Names, Options},
@@ -46,6 +47,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("xtables", xtables),
     ("trace", trace),
     ("extensions", extensions),
+    ("pcapng", pcapng),
 ];
 
 /// Deepest nest of attributes that is looked into.
@@ -226,6 +228,14 @@ pub fn record(data: &[u8]) {
     if let Some(drop) = reader::decode(&data.to_vec().into()) {
         let capture = Capture::new(&drop.record, &drop.packet);
         black_box(format!("{:?}", capture.packet()));
+    }
+}
+
+/// A capture file of any kind, read to its end.
+pub fn pcapng(data: &[u8]) {
+    let Ok(mut reader) = Reader::new(data) else { return };
+    while let Ok(Some(item)) = reader.next_item() {
+        black_box(item);
     }
 }
 

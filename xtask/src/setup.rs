@@ -14,7 +14,7 @@ const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The release that [`Compiler`]'s range of LLVM versions belongs to.
 const BPF_LINKER: &str = "0.13.0";
 /// Programs that the end-to-end tests run, with the Debian package of each.
-const TEST_PROGRAMS: [(&str, &str); 9] = [
+const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("nft", "nftables"),
     ("iptables-nft", "iptables"),
     ("iptables-legacy", "iptables"),
@@ -23,6 +23,9 @@ const TEST_PROGRAMS: [(&str, &str); 9] = [
     ("ipset", "ipset"),
     ("nfacct", "nfacct"),
     ("setpriv", "util-linux"),
+    ("tshark", "tshark"),
+    ("capinfos", "wireshark-common"),
+    ("editcap", "wireshark-common"),
     // With the library that compiles filter expressions.
     ("tcpdump", "tcpdump"),
 ];

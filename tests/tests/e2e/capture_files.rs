@@ -166,7 +166,7 @@ fn a_full_disk_loses_nothing_that_was_reported_as_written() -> Result<()> {
 fn a_compressed_file_on_a_full_disk_is_whole_up_to_its_last_frame() -> Result<()> {
     let net = Net::routed()?;
     nft::load(&net.r, RULES)?;
-    let disk = Disk::new("24k")?;
+    let disk = Disk::new("160k")?;
     let file = disk.0.path().join("x.pcapng.zst");
     let args = ["-w", text(&file)?, "--compress", "zstd"];
     let mut fwtrace = Fwtrace::start(&net.r, &args)?;
@@ -198,7 +198,11 @@ fn a_compressed_file_on_a_full_disk_is_whole_up_to_its_last_frame() -> Result<()
     let missing = at(&end.summary, "written.missing")
         .as_u64()
         .context("no count")?;
-    ensure!(written + missing == 400 && missing > 0, "{}", end.summary);
+    ensure!(
+        written + missing == 400 && written > 0 && missing > 0,
+        "{}",
+        end.summary
+    );
     let read = fwtrace::run(None, &["--json", "-r", text(&file)?])?;
     ensure!(read.status.success(), "{read:?}");
     let lines = String::from_utf8(read.stdout)?.lines().count();

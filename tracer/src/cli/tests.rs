@@ -358,3 +358,94 @@ fn limits_are_named() {
         .unwrap_err();
     assert!(err.to_string().contains("more than 16 ports"), "{err}");
 }
+
+fn replay(line: &str) -> Replay {
+    match parse(words(line)) {
+        Ok(Plan::Replay(replay)) => *replay,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn capture_flags() {
+    let written = live("-w x.pcapng -s 96 -C 5 -W 3 --compress zstd");
+    assert_eq!(written.output.format, Format::Text);
+    let plan = written.write.unwrap();
+    assert_eq!(
+        (
+            plan.path.to_str(),
+            plan.snaplen,
+            plan.rotation.size,
+            plan.rotation.count
+        ),
+        (Some("x.pcapng"), 96, Some(5_000_000), Some(3))
+    );
+    assert!(plan.compression.is_some() && plan.rotation.period.is_none());
+    for (size, bytes) in [("2k", 2048), ("3M", 3 << 20), ("1g", 1 << 30)] {
+        let plan = live(&format!("-w x -C {size}")).write.unwrap();
+        assert_eq!(plan.rotation.size, Some(bytes), "{size}");
+    }
+    assert_eq!(live("-w x -q").output.format, Format::Nothing);
+    assert_eq!(live("-w x -q -j").output.format, Format::Json);
+    assert_eq!(
+        live("-w x -s 0").write.unwrap().snaplen,
+        crate::pcapng::SNAPLEN
+    );
+    let period = live("-w x-%H -G 60").write.unwrap().rotation.period;
+    assert_eq!(period, Some(Duration::from_secs(60)));
+    // The headers are looked at, however little is kept; more than the ring takes is asked for.
+    assert_eq!(settings("-w x -s 1").snaplen, Settings::NONE.snaplen);
+    assert!(settings("-w x").wants_whole_packets() && !settings("").wants_whole_packets());
+    assert_eq!(settings("-s 1500").snaplen, 1500);
+}
+
+#[test]
+fn capture_flags_that_contradict_each_other() {
+    for (line, said) in [
+        ("-w - -j", "both want stdout"),
+        ("-w - -C 1", "one stream"),
+        ("-w x -W 3", "-W counts files"),
+        ("-C 1", "--write"),
+        ("-r x -w y", "cannot be used with"),
+        ("-r x -N 1", "cannot be used with"),
+        ("-w x -s 300000", "262144"),
+        ("-w x -C 0", "positive"),
+        ("-w x -G 0", "positive"),
+    ] {
+        let error = refused(line).to_string();
+        assert!(error.contains(said), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_capture_is_read_with_the_same_filters() {
+    let all = replay("-r x.pcapng -v -c 5");
+    assert!(all.filter.is_none() && all.count == Some(5) && all.output.verbosity == 1);
+    // Interfaces are those of the capture.
+    let some = replay("-r - -i nowhere0 --reason NO_SOCKET");
+    let filter = some.filter.unwrap();
+    assert_eq!(filter.ifaces, ["nowhere0"]);
+
+    let drop = crate::event::tests::drop_event();
+    for (line, selected) in [
+        ("--port 80", true),
+        ("--sport 80", false),
+        ("--dport 36000-37000", false),
+        ("--host 10.9.0.0/24", true),
+        ("--src 10.9.0.2", false),
+        ("--dst 10.9.0.2 --src 10.9.0.1", true),
+        ("--host fd00::/8", false),
+        ("--proto tcp -4", true),
+        ("--proto udp", false),
+        ("-6", false),
+        ("-i eth0", true),
+        ("-i eth1", false),
+        ("--reason NETFILTER_DROP", true),
+        ("--reason no_socket", false),
+        ("--hook input", true),
+        ("--hook output", false),
+    ] {
+        let filter = replay(&format!("-r x {line}")).filter.unwrap();
+        assert_eq!(filter.selects_drop(&drop), selected, "{line}");
+    }
+}

@@ -176,7 +176,11 @@ fn write_written(written: &Written, out: &mut impl Write) -> io::Result<()> {
         missing,
     } = written;
     let noun = if *packets == 1 { "packet" } else { "packets" };
-    write!(out, "{packets} {noun} written to {}", Clean(file))?;
+    let place = match &**file {
+        "-" => "stdout",
+        file => file,
+    };
+    write!(out, "{packets} {noun} written to {}", Clean(place))?;
     match missing {
         0 => writeln!(out),
         _ => writeln!(out, ", {missing} not written"),

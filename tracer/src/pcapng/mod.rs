@@ -58,3 +58,6 @@ impl LinkType {
     /// Linux's cooked header: packet type, hardware type, address, EtherType.
     pub const LINUX_SLL: Self = Self(113);
 }
+
+#[cfg(test)]
+mod tests;
