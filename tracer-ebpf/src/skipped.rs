@@ -36,7 +36,9 @@ pub fn watch(ctx: &BtfTracePointContext) -> Option<()> {
     // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
     set!(skipped.stack_pointer, ctx.as_ptr() as u64);
     let stack = get!(skipped.stack_pointer);
-    if stack >> STACK_SHIFT == get!(skipped.last_stack) || process::is_current(stack) {
+    // Before `drops` is attached, and where it has not run yet, nothing has interrupted it.
+    let last = get!(skipped.last_stack);
+    if last == 0 || stack >> STACK_SHIFT == last || process::is_current(stack) {
         return None;
     }
     let settings = SETTINGS.get(0)?;

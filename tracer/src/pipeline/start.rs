@@ -150,6 +150,8 @@ pub(super) struct Tracer {
     reader: Reader,
     /// `None`: which legacy rule dropped cannot be told.
     legacy: Option<Legacy>,
+    /// What [`Tracer::missed`] was when it was stopped: what is dropped from then on is no business of this run.
+    missed: Option<u64>,
 }
 
 /// A run that has begun.
@@ -289,6 +291,7 @@ pub(super) fn start(
         settings,
         reader,
         legacy,
+        missed: None,
     };
     tracer.tell_counters(&mut namespaces.borrow_mut());
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
@@ -423,6 +426,7 @@ impl Tracer {
 
     /// Detaches, and lets the reader drain the ring and end.
     pub(super) fn stop(&mut self) -> Result<(), BpfError> {
+        self.missed = Some(self.missed()?);
         self.programs.detach("drops")?;
         self.reader.stop();
         Ok(())
@@ -441,6 +445,9 @@ impl Tracer {
     /// Drops that came while the program was at work on the same CPU, which the kernel does not show it: those in the watched
     /// namespaces, and those of which not even that is known.
     pub(super) fn missed(&self) -> Result<u64, BpfError> {
+        if let Some(missed) = self.missed {
+            return Ok(missed);
+        }
         // The kernel's count first: what comes in between is then known, not unknown.
         let all = self.programs.missed();
         let counters = self.counters()?;
