@@ -23,6 +23,7 @@
 //! | [`attribute`] | drop record + ruleset -> attributed event |
 //! | [`trace`] | `--trace`: the kernel's own word on a packet's way, joined with its drop |
 //! | [`conntrack`] | the table of connections: how full it is, what it counts, single connections |
+//! | [`explain`] | why a packet was dropped that no rule dropped: the sysctl, socket or route |
 //! | [`packet`] | captured bytes -> packet summary |
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
@@ -40,6 +41,7 @@ pub mod conntrack;
 pub mod demo;
 pub mod eval;
 pub mod event;
+pub mod explain;
 pub mod expr;
 pub mod features;
 pub mod kernel;

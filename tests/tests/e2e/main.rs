@@ -23,6 +23,7 @@ mod namespaces;
 mod nflog;
 mod packets;
 mod process;
+mod reasons;
 mod refusals;
 mod replace;
 mod support;

@@ -149,6 +149,7 @@ mod tests {
             legacy: None,
             surroundings: None,
             connections: None,
+            explainer: None,
             names: &Names::default(),
             epoch: 1,
         };

@@ -31,6 +31,7 @@ use crate::{
     conntrack::Connections,
     eval::outcome::EngineKind,
     event::{Confidence, DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
+    explain::{self, Asked, Explainer},
     kernel::{hooks, reasons::Reasons},
     packet::{Capture, Family as PacketFamily},
     ruleset::{render::Names, snapshot::Snapshots},
@@ -50,6 +51,8 @@ pub struct Place<'a> {
     pub surroundings: Option<&'a mut Surroundings>,
     /// Conntrack there; `None` if it cannot be asked.
     pub connections: Option<&'a mut Connections>,
+    /// Explains the drops that no rule made; `None` if it is gone.
+    pub explainer: Option<&'a mut Explainer>,
     /// What its rules borrow from it and the machine: names of interfaces, protocols, marks.
     pub names: &'a Names,
     /// Another number for every namespace ever watched; inodes are used again.
@@ -161,6 +164,24 @@ impl Attributor {
                 opinion = self.evaluator.opinion(record, &packet, &mut place, clues);
             }
         }
+        let reason = self.reason(record.reason);
+        let iif = self.interface(record.iif, &record.iif_name);
+        let oif = self.interface(record.oif, &record.oif_name);
+        if record.reason != self.netfilter_drop {
+            let asked = Asked {
+                reason: &reason,
+                packet: &packet,
+                iif: iif.as_ref(),
+                oif: oif.as_ref(),
+            };
+            why = Some(match &mut place.explainer {
+                Some(explainer) => explainer.why(&asked, || {
+                    let surroundings = place.surroundings.as_deref_mut();
+                    surroundings.map(Surroundings::routes)
+                }),
+                None => explain::words(&reason),
+            });
+        }
         let way = opinion
             .map(|opinion| finding.consider(opinion))
             .unwrap_or_default();
@@ -175,10 +196,10 @@ impl Attributor {
             engine: finding.engine,
             family: family(pf, packet.family),
             hook,
-            reason: Some(self.reason(record.reason)),
+            reason: Some(reason),
             mark: record.mark,
-            iif: self.interface(record.iif, &record.iif_name),
-            oif: self.interface(record.oif, &record.oif_name),
+            iif,
+            oif,
             conntrack: conntrack::of(
                 record,
                 pf,

@@ -102,10 +102,7 @@ impl Surroundings {
     /// was. Blocks for a millisecond or so where something has to be read.
     pub(super) fn at(&mut self, at: u64, needs: Needs, decisive: bool) -> Known<'_> {
         if needs.links {
-            self.listen();
-            if self.stale {
-                self.read();
-            }
+            self.routes();
         }
         if needs.sets && self.sets.is_due(at, now(), decisive) {
             self.read_sets();
@@ -120,6 +117,15 @@ impl Surroundings {
             world: &self.world,
             blind: (!known).then_some(&self.blind),
         }
+    }
+
+    /// Links and routes as they are now.
+    pub(super) fn routes(&mut self) -> &World {
+        self.listen();
+        if self.stale {
+            self.read();
+        }
+        &self.world
     }
 
     /// Takes in the announcements that are there.

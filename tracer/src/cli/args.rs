@@ -133,7 +133,7 @@ struct LiveArgs {
     /// Chain of the rule, or the base chain that led to it; drops whose rule is not known are shown too
     #[arg(long, value_delimiter = ',', help_heading = "Filters")]
     chain: Vec<String>,
-    /// Drop reason, as in `enum skb_drop_reason`, or `all` [default: NETFILTER_DROP]
+    /// Drop reason, as in `enum skb_drop_reason`, or `all`; others than the firewall's are explained [default: NETFILTER_DROP]
     #[arg(
         long,
         value_name = "NAME|all",

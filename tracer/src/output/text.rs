@@ -165,6 +165,9 @@ impl Text {
         }
         if let Some(rule) = &drop.rule {
             rule_text(line, rule)?;
+        } else if let (Engine::Other, Some(why)) = (drop.engine, &drop.why) {
+            below(line);
+            write!(line, "{}", Clean(why))?;
         }
         if drop.evidence.confidence == Confidence::Ambiguous {
             for candidate in &drop.evidence.candidates {

@@ -19,6 +19,7 @@ use crate::{
     attribute::{Place, Surroundings},
     conntrack::Connections,
     event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
+    explain::Explainer,
     netlink::{conntrack::Counters, ipset},
     netns::{self, NetNs},
     nflog::rules::{Followed, LogRules},
@@ -43,6 +44,8 @@ struct Watched {
     legacy: Option<Tables>,
     /// `None`: gone before they could be read.
     surroundings: Option<Surroundings>,
+    /// As `file`.
+    explainer: Option<Explainer>,
     /// `None`: it cannot be asked, or is not there yet.
     connections: Option<Connections>,
     /// The BPF programs know what conntrack has counted before.
@@ -169,6 +172,7 @@ impl Namespaces {
             rulesets,
             legacy,
             surroundings: Some(Surroundings::open(netns.as_fd())),
+            explainer: Some(Explainer::new(netns.clone())),
             connections: connections(netns),
             counters_told: false,
             legacy_failed: false,
@@ -198,6 +202,7 @@ impl Namespaces {
                     rulesets: None,
                     legacy: None,
                     surroundings: None,
+                    explainer: None,
                     connections: None,
                     counters_told: true,
                     legacy_failed: false,
@@ -219,6 +224,7 @@ impl Namespaces {
                 rulesets: watched.rulesets.as_mut(),
                 legacy: watched.legacy.as_mut(),
                 surroundings: watched.surroundings.as_mut(),
+                explainer: watched.explainer.as_mut(),
                 connections: watched.connections.as_mut(),
                 names: &watched.names,
                 epoch: watched.epoch,
@@ -229,6 +235,7 @@ impl Namespaces {
                 rulesets: None,
                 legacy: None,
                 surroundings: None,
+                explainer: None,
                 connections: None,
                 names: &self.system,
                 epoch: 0,
