@@ -330,7 +330,7 @@ mod tests {
         (event.packet.src, event.packet.dst) = (end(1), end(2));
         (event.packet.sport, event.packet.dport) = (Some(1000), Some(8080));
         let now = headers(1, 2, 8080);
-        assert_eq!(looks(&event, now.clone()), [now.clone()]);
+        assert_eq!(looks(&event, now.clone()), std::slice::from_ref(&now));
         let tuple = |src: u8, sport, dst: u8, dport| Tuple {
             src: [10, 0, 0, src].into(),
             sport: Some(sport),
