@@ -81,6 +81,19 @@ impl Event {
         out.write_all(b"\n")
     }
 
+    /// A logged packet of which it is known that it was not dropped where it was logged; if that is not what the rules make of it, what
+    /// became of it is not known.
+    pub(crate) fn not_dropped(self) -> Self {
+        let Self::Drop(mut event) = self else {
+            return self;
+        };
+        event.verdict = Verdict::Unknown;
+        (event.rule, event.policy) = (None, None);
+        event.evidence.confidence = Confidence::Unknown;
+        event.evidence.candidates.clear();
+        Self::Log(event)
+    }
+
     /// Reads an event from its line of JSON; keys that this version does not know are skipped.
     ///
     /// # Errors

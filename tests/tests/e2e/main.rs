@@ -21,6 +21,7 @@ mod matrix;
 mod mixed;
 mod namespaces;
 mod nflog;
+mod nflog_only;
 mod packets;
 mod process;
 mod reasons;

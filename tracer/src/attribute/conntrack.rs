@@ -15,7 +15,7 @@ use crate::{
 
 /// `enum ip_conntrack_status` (include/uapi/linux/netfilter/nf_conntrack_common.h, v6.18), by the
 /// names of `ct status`.
-const STATUS: [(u32, &str); 7] = [
+pub(super) const STATUS: [(u32, &str); 7] = [
     (1 << 0, "expected"),
     (1 << 1, "seen-reply"),
     (1 << 2, "assured"),
@@ -27,7 +27,7 @@ const STATUS: [(u32, &str); 7] = [
 
 /// `enum tcp_conntrack` (include/uapi/linux/netfilter/nf_conntrack_tcp.h, v6.18), by the names that
 /// `conntrack -L` prints.
-const TCP_STATES: [&str; 10] = [
+pub(super) const TCP_STATES: [&str; 10] = [
     "NONE",
     "SYN_SENT",
     "SYN_RECV",
@@ -44,7 +44,7 @@ const IPPROTO_TCP: u8 = 6;
 /// Protocols whose tuples have ports.
 const WITH_PORTS: [u8; 5] = [IPPROTO_TCP, 17, 33, 132, 136];
 /// `NF_IP_PRI_CONNTRACK`: chains before it have not been tracked yet.
-const CONNTRACK_PRIORITY: i32 = -200;
+pub(super) const CONNTRACK_PRIORITY: i32 = -200;
 
 /// The packet's connection; `None` if it cannot be told. `priority` is the dropping base chain's.
 pub(super) fn of(

@@ -12,6 +12,8 @@ use super::{Place, legacy, rules, surroundings};
 use crate::{
     eval::{
         cache::Cache,
+        field::Reason,
+        logged::LogPoint,
         miss::Texts,
         outcome::{Answer, ChainId, Decision, End, EngineKind, Fate, Known, RuleId, TableId},
         packet::Packet,
@@ -28,7 +30,11 @@ use crate::{
         render::Names,
         snapshot::Snapshots,
     },
-    xtables::{self, legacy::Table},
+    trace::join::Between,
+    xtables::{
+        self,
+        legacy::{Table, follow::Tables},
+    },
 };
 
 /// Compiled rulesets that are kept of a namespace: drops of the one before are still on their way.
@@ -89,6 +95,21 @@ pub(super) struct Named {
     pub(super) priority: Option<i32>,
 }
 
+/// What can become of a logged packet at its hook.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// One of these drops it.
+    pub(super) drops: Vec<Named>,
+    /// The hook lets it pass.
+    pub(super) accept: bool,
+    /// It goes to user space, or the kernel takes it over.
+    pub(super) other: bool,
+    /// What decides which of these it is.
+    pub(super) doubts: Vec<Doubt>,
+    /// There may be more.
+    pub(super) incomplete: Option<Reason>,
+}
+
 /// What is known of a drop before the evaluator is asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clues<'a> {
@@ -139,31 +160,11 @@ impl Evaluator {
     ) -> Option<Opinion> {
         let exact = clues.exact.is_some();
         let stamp = stamp(record, place, exact);
-        if self.compiled.len() >= NAMESPACES {
-            self.compiled.clear();
-        }
-        let known = self.compiled.entry(place.epoch).or_default();
-        if known.iter().any(|compiled| compiled.until.is_some()) {
-            let now = Instant::now();
-            known.retain(|compiled| compiled.until.is_none_or(|until| now < until));
-        }
-        let at = match stamp {
-            Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
-            // Of a ruleset that has been replaced since.
-            None => known.iter().position(|compiled| {
-                exact && record.generation != 0 && compiled.stamp.generation == record.generation
-            }),
+        let past = |stamp: &Stamp| {
+            exact && record.generation != 0 && stamp.generation == record.generation
         };
-        let at = match (at, stamp) {
-            (Some(at), _) => at,
-            (None, Some(stamp)) => {
-                known.truncate(KEPT - 1);
-                known.push_front(Compiled::new(stamp, place, self.inverts_last));
-                0
-            }
-            (None, None) => return None,
-        };
-        let compiled = known.get_mut(at)?;
+        let depth = self.depth;
+        let compiled = self.compiled(stamp, past, place)?;
         let nothing = World::default();
         let surroundings = match &mut place.surroundings {
             Some(surroundings) => {
@@ -175,7 +176,99 @@ impl Evaluator {
                 blind: None,
             },
         };
-        Some(compiled.opinion(packet, &surroundings, place.names, clues, self.depth))
+        Some(compiled.opinion(packet, &surroundings, place.names, clues, depth))
+    }
+
+    /// What becomes of a logged packet behind the rule that has logged it, of these the one or the other, by the rulesets as they are
+    /// now. Only of rules that it can have come to.
+    pub(super) fn logged(
+        &mut self,
+        packet: &Packet<'_>,
+        points: &[LogPoint],
+        when: Between,
+        place: &mut Place<'_>,
+    ) -> Option<Vec<(LogPoint, Ends)>> {
+        let stamp = newest(place);
+        let compiled = self.compiled(Some(stamp), |_| false, place)?;
+        let nothing = World::default();
+        let world = match &mut place.surroundings {
+            Some(surroundings) => {
+                let needs = compiled.cache.program().needs();
+                let changed = surroundings.at(when.until, needs, true).blind.is_some();
+                let known = surroundings.at(when.since, needs, false);
+                match (known.blind, changed) {
+                    (Some(blind), _) => blind,
+                    (None, true) => &nothing,
+                    (None, false) => known.world,
+                }
+            }
+            None => &nothing,
+        };
+        let mut all = Vec::new();
+        for point in points {
+            let program = Arc::clone(compiled.cache.program());
+            let logged = program.evaluate_logged(packet, world, *point);
+            if logged.bases.is_empty() && logged.outcome.incomplete.is_none() {
+                continue;
+            }
+            let every: Vec<&End> = logged.outcome.ends.iter().collect();
+            let mut ends = Ends {
+                doubts: doubts(&every),
+                incomplete: logged.outcome.incomplete,
+                ..Ends::default()
+            };
+            for end in &logged.outcome.ends {
+                match (end.fate, compiled.named(end, place.names)) {
+                    (Fate::Accept, _) => ends.accept = true,
+                    (Fate::Drop | Fate::Reject, Some(named)) => ends.drops.push(named),
+                    _ => ends.other = true,
+                }
+            }
+            all.push((*point, ends));
+        }
+        Some(all)
+    }
+
+    /// The rulesets with this stamp, made ready now if need be; without one, those that `past` is true of.
+    fn compiled(
+        &mut self,
+        stamp: Option<Stamp>,
+        past: impl Fn(&Stamp) -> bool,
+        place: &Place<'_>,
+    ) -> Option<&mut Compiled> {
+        if self.compiled.len() >= NAMESPACES {
+            self.compiled.clear();
+        }
+        let known = self.compiled.entry(place.epoch).or_default();
+        if known.iter().any(|compiled| compiled.until.is_some()) {
+            let now = Instant::now();
+            known.retain(|compiled| compiled.until.is_none_or(|until| now < until));
+        }
+        let at = match stamp {
+            Some(stamp) => known.iter().position(|compiled| compiled.stamp == stamp),
+            // Of a ruleset that has been replaced since.
+            None => known.iter().position(|compiled| past(&compiled.stamp)),
+        };
+        let at = match (at, stamp) {
+            (Some(at), _) => at,
+            (None, Some(stamp)) => {
+                known.truncate(KEPT - 1);
+                known.push_front(Compiled::new(stamp, place, self.inverts_last));
+                0
+            }
+            (None, None) => return None,
+        };
+        known.get_mut(at)
+    }
+}
+
+/// The newest rulesets, whenever they were read.
+fn newest(place: &Place<'_>) -> Stamp {
+    let rulesets = place.rulesets.as_deref();
+    Stamp {
+        readings: rulesets.map_or(0, Snapshots::readings),
+        generation: rulesets.map_or(0, |rulesets| rulesets.newest().first()),
+        legacy: place.legacy.as_deref().map_or(0, Tables::generation),
     }
 }
 

@@ -9,8 +9,10 @@ mod evaluate;
 mod finding;
 pub(crate) mod legacy;
 mod location;
+mod logged;
 pub(crate) mod rules;
 mod surroundings;
+mod tracked;
 mod view;
 
 use std::{collections::HashMap, ffi::CStr, sync::Arc};
@@ -18,7 +20,9 @@ use std::{collections::HashMap, ffi::CStr, sync::Arc};
 use fwtrace_abi::{FLAG_DST, FLAG_DST_READ, FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use jiff::Timestamp;
 
-pub use self::{evaluate::Depth, location::Locations, surroundings::Surroundings};
+pub use self::{
+    evaluate::Depth, location::Locations, logged::LoggedPackets, surroundings::Surroundings,
+};
 use self::{
     evaluate::{Clues, Evaluator},
     finding::Finding,

@@ -1,12 +1,14 @@
 //! Links, routes and ipsets of a network namespace, read when the evaluator first needs them and again when they have changed.
 
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::tracked::Answer;
 use crate::{
     eval::{read::Needs, world::World},
     netlink::{
+        conntrack::{self, Tuple},
         ipset::{self, Entry, IpSet},
         routes::{self, WorldError},
         socket::{Protocol, Socket, SocketError},
@@ -126,6 +128,43 @@ impl Surroundings {
             self.read();
         }
         &self.world
+    }
+
+    /// The name that an interface has now.
+    pub(super) fn interface(&mut self, index: u32) -> Option<Arc<str>> {
+        let links = Needs {
+            links: true,
+            sets: false,
+        };
+        let link = self.at(now(), links, false).world.link(index).ok()?;
+        Some(link.name.as_str().into())
+    }
+
+    /// Asks conntrack for the connection that has this tuple in one of its directions. Blocks for microseconds.
+    pub(super) fn connection(&mut self, tuple: &Tuple) -> Answer {
+        let Some(socket) = &mut self.netfilter else {
+            return Answer::Unknown;
+        };
+        let mut found = Answer::Nothing;
+        let Ok(request) = conntrack::get(tuple, 0, socket.next_seq()) else {
+            return Answer::Unknown;
+        };
+        let asked = socket.query(&request, |message| {
+            if message.kind == conntrack::NEW {
+                found = match conntrack::decode(message.payload) {
+                    Ok(connection) => Answer::Found(Box::new(connection)),
+                    Err(_) => Answer::Unknown,
+                };
+            }
+        });
+        match asked {
+            Ok(()) => found,
+            Err(error) if error.errno() == Some(libc::ENOENT) => Answer::Nothing,
+            Err(error) => {
+                log::debug!("cannot ask conntrack: {error}");
+                Answer::Unknown
+            }
+        }
     }
 
     /// Takes in the announcements that are there.

@@ -8,7 +8,8 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::capture::CaptureArgs;
 use super::plan::{
-    Demo, Expressed, Features, Filter, Groups, Ladder, Live, Plan, Reasons, Replay, Rules, Watch,
+    Demo, Ebpf, Expressed, Features, Filter, Groups, Ladder, Live, Plan, Reasons, Replay, Rules,
+    Watch,
 };
 use super::values::{self, Ports, Prefix};
 use super::{Error, PortMatch, PrefixMatch, Side, push};
@@ -150,6 +151,10 @@ struct LiveArgs {
     /// of its own, inet fwtrace, while it runs, has conntrack log which packets are invalid and why, and says so
     #[arg(long, value_name = "RATE", num_args = 0..=1, require_equals = true, default_missing_value = "20")]
     trace: Option<u32>,
+    /// Where drops are learnt from, several of them with commas between: ebpf, nflog (packets that rules log), trace (as --trace)
+    /// [default: what the machine allows of ebpf and nflog]
+    #[arg(long, value_enum, value_name = "SOURCE", value_delimiter = ',')]
+    source: Vec<Source>,
     /// Listen to these NFLOG groups: what a rule logs to them is shown with the drop that follows. 5 or 1,5-7; auto: those that the
     /// rules log to; none
     #[arg(long, value_name = "GROUPS|auto|none", default_value = "auto", value_parser = values::groups)]
@@ -202,6 +207,13 @@ struct RulesArgs {
     /// One JSON object a line
     #[arg(short, long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    Ebpf,
+    Nflog,
+    Trace,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -282,6 +294,45 @@ fn compile(text: &str) -> Result<Expression, Error> {
 }
 
 impl LiveArgs {
+    /// What `--source` leaves of eBPF, of the NFLOG groups, and of the kernel's trace.
+    fn sources(&self) -> Result<(Ebpf, Groups, Option<u32>), Error> {
+        let has = |source| self.source.contains(&source);
+        if self.source.is_empty() {
+            return Ok((Ebpf::May, self.nflog.clone(), self.trace));
+        }
+        if !has(Source::Nflog) && self.nflog != Groups::Auto && self.nflog != Groups::NONE {
+            return Err(Error::usage(
+                "--nflog names groups that --source leaves out; add nflog to --source, or leave --nflog out",
+            ));
+        }
+        if has(Source::Nflog) && self.nflog == Groups::NONE {
+            return Err(Error::usage(
+                "--nflog none and --source nflog contradict each other; leave one out",
+            ));
+        }
+        let nflog = match has(Source::Nflog) {
+            true => self.nflog.clone(),
+            false => Groups::NONE,
+        };
+        /// What `--trace` without a rate stands for.
+        const RATE: u32 = 20;
+        let trace = self.trace.or(has(Source::Trace).then_some(RATE));
+        if has(Source::Ebpf) {
+            return Ok((Ebpf::Must, nflog, trace));
+        }
+        let needs = [
+            (trace.is_some(), "the kernel's trace"),
+            (self.capture.writes(), "-w"),
+            (!self.reason.is_empty(), "--reason"),
+        ];
+        if let Some((_, what)) = needs.iter().find(|(asked, _)| *asked) {
+            return Err(Error::usage(format!(
+                "{what} is about drops that eBPF sees, and --source leaves it out; add ebpf to --source"
+            )));
+        }
+        Ok((Ebpf::Off, nflog, trace))
+    }
+
     fn plan(mut self) -> Result<Plan, Error> {
         let expression = match self.expression.as_slice() {
             [] => None,
@@ -354,12 +405,13 @@ impl LiveArgs {
     }
 
     fn live(self, expression: Option<Expression>) -> Result<Live, Error> {
+        let (ebpf, nflog, trace) = self.sources()?;
         let watch = self.netns.watch()?;
         let mut filter = self.filter(watch.interfaces(&self.iface)?)?;
         if let Some(expression) = &expression {
             push::push(expression.text(), &mut filter);
         }
-        if self.trace.is_some()
+        if trace.is_some()
             && !filter.hooks.is_empty()
             && filter.hooks.iter().all(|hook| *hook == Hook::Ingress)
         {
@@ -383,10 +435,11 @@ impl LiveArgs {
             output,
             ready_file: self.ready_file,
             evidence: self.evidence,
-            trace: self.trace,
+            trace,
             snaplen,
             write,
-            nflog: self.nflog,
+            ebpf,
+            nflog,
             nflog_buffer: self.nflog_buffer,
         })
     }

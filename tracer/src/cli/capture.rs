@@ -45,6 +45,11 @@ impl CaptureArgs {
         self.snaplen
     }
 
+    /// Whether a file is to be written.
+    pub(super) fn writes(&self) -> bool {
+        self.write.is_some()
+    }
+
     /// What to write, and what is left for stdout.
     pub(super) fn plan(
         self,

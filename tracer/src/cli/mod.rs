@@ -14,8 +14,8 @@ use std::ffi::OsString;
 use clap::Parser;
 
 pub use plan::{
-    Demo, Expressed, Features, Filter, Groups, Ladder, Live, Plan, PortMatch, PrefixMatch, Reasons,
-    Replay, Rules, Side, Watch,
+    Demo, Ebpf, Expressed, Features, Filter, Groups, Ladder, Live, Plan, PortMatch, PrefixMatch,
+    Reasons, Replay, Rules, Side, Watch,
 };
 pub use values::{Ports, Prefix, Table};
 

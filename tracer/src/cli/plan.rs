@@ -57,6 +57,8 @@ pub struct Live {
     pub snaplen: Option<u32>,
     /// Keep a record of what is shown, with the packets.
     pub write: Option<pcapng::Plan>,
+    /// Whether drops are seen by eBPF.
+    pub ebpf: Ebpf,
     /// The NFLOG groups that are listened to.
     pub nflog: Groups,
     /// Room for logged packets, bytes a group; only tests ask for less.
@@ -91,6 +93,18 @@ pub struct Replay {
     pub count: Option<u64>,
     /// How they are shown.
     pub output: Options,
+}
+
+/// Whether drops are seen by eBPF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ebpf {
+    /// If the machine allows it.
+    #[default]
+    May,
+    /// Or there is no run.
+    Must,
+    /// No: what is shown is what rules log.
+    Off,
 }
 
 /// From which rung of the ladder of evidence on.

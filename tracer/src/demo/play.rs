@@ -25,7 +25,7 @@ use super::{
     traffic,
 };
 use crate::{
-    cli::{Demo, Filter, Groups, Ladder, Live, Watch},
+    cli::{Demo, Ebpf, Filter, Groups, Ladder, Live, Watch},
     event::{self, DropEvent, Event},
     kernel::caps,
     output::{Format, Options},
@@ -164,6 +164,7 @@ fn watch(lab: &Lab, scene: &Scene, json: bool) -> Live {
         trace: None,
         snaplen: None,
         write: None,
+        ebpf: Ebpf::Must,
         nflog: Groups::NONE,
         nflog_buffer: 0,
     }

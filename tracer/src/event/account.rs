@@ -128,6 +128,9 @@ pub struct Logged {
     pub missing: u64,
     /// Logs that were lost between the kernel and fwtrace, by their numbers.
     pub lost: u64,
+    /// There was no other source: drops are what was computed from the logs, and the summary counts logged packets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only: bool,
 }
 
 /// How many drops a rule, a policy or an engine did.

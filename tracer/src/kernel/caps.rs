@@ -68,6 +68,28 @@ pub fn check_live_run() -> Result<(), CapsError> {
     }
 }
 
+/// Checks that this thread has what listening to logged packets takes.
+///
+/// # Errors
+/// As [`check_live_run`].
+pub fn check_listening() -> Result<(), CapsError> {
+    let needed = Need {
+        capability: Capability::CAP_NET_ADMIN,
+        what_for: "to listen to NFLOG groups and to read the firewall's ruleset",
+    };
+    match effective()?.contains(&needed.capability) {
+        true => Ok(()),
+        false => Err(CapsError::Missing(vec![needed])),
+    }
+}
+
+/// Whether this process is in a user namespace that is not the machine's own: its capabilities count there only.
+pub fn in_user_namespace() -> bool {
+    // All ids onto themselves, in the first one (user_namespaces(7)).
+    let own = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !own.is_empty() && own.split_ascii_whitespace().ne(["0", "0", "4294967295"])
+}
+
 /// The capabilities in effect for this thread.
 ///
 /// # Errors

@@ -23,7 +23,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
     setsockopt_impl, sockopt_impl,
-    sys::socket::{getsockopt, setsockopt, sockopt},
+    sys::{
+        socket::{getsockopt, setsockopt, sockopt},
+        stat::{FileStat, fstat, stat},
+    },
 };
 use thiserror::Error;
 
@@ -350,12 +353,16 @@ impl Socket {
 
     /// As [`Socket::open`], in the network namespace that `netns` refers to (`/proc/PID/ns/net`, `/run/netns/NAME`).
     ///
-    /// A thread of its own enters the namespace and ends, so that the caller's thread never leaves its own. Needs CAP_SYS_ADMIN.
+    /// A thread of its own enters the namespace and ends, so that the caller's thread never leaves its own. Needs CAP_SYS_ADMIN, unless
+    /// it is the caller's own.
     pub fn open_in(
         netns: BorrowedFd<'_>,
         protocol: Protocol,
         groups: &[u32],
     ) -> Result<Self, SocketError> {
+        if is_own(netns) {
+            return Self::open(protocol, groups);
+        }
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("netns".into())
@@ -544,6 +551,13 @@ impl Socket {
         self.query(request, |message| messages.push(message.to_owned()))?;
         Ok(messages)
     }
+}
+
+/// Whether the calling thread is in this network namespace.
+fn is_own(netns: BorrowedFd<'_>) -> bool {
+    let id = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    let own = stat("/proc/thread-self/ns/net").map(id);
+    matches!((own, fstat(netns).map(id)), (Ok(own), Ok(asked)) if own == asked)
 }
 
 fn end_of_answer(message: &Message<'_>) -> Result<(), SocketError> {

@@ -61,7 +61,9 @@ pub struct Listener {
     socket: Socket,
     group: u16,
     losses: Losses,
-    /// No packet was there then; CLOCK_MONOTONIC, nanoseconds.
+    /// When it became the listener; CLOCK_MONOTONIC, nanoseconds.
+    begun: u64,
+    /// No packet was there then.
     empty: u64,
 }
 
@@ -108,6 +110,7 @@ impl Listener {
             socket,
             group,
             losses: Losses::default(),
+            begun: empty,
             empty,
         })
     }
@@ -130,7 +133,7 @@ impl Listener {
             };
             let when = Between {
                 // The kernel had some before it gave them here.
-                since: self.empty.saturating_sub(WINDOW),
+                since: self.empty.saturating_sub(WINDOW).max(self.begun),
                 until: now(),
             };
             for message in messages.map_while(Result::ok) {

@@ -184,7 +184,7 @@ impl<W: Write, T: Write> Sink<W, T> {
             )?,
             Event::Lost(lost) if &*lost.source == Lost::NFLOG => writeln!(
                 self.talk,
-                "fwtrace: {} logged packets were lost; drops are shown without those logs",
+                "fwtrace: {} logged packets were lost; their drops are shown without them, or not at all where there is no eBPF",
                 lost.count
             )?,
             Event::Lost(Lost { source, count, .. }) => {

@@ -95,7 +95,13 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
         lost,
         ..
     } = summary;
-    let drops = if *seen == 1 { "drop" } else { "drops" };
+    let only = summary.logged.as_ref().is_some_and(|logged| logged.only);
+    let drops = match (only, seen) {
+        (false, 1) => "drop",
+        (false, _) => "drops",
+        (true, 1) => "logged packet",
+        (true, _) => "logged packets",
+    };
     write!(
         out,
         "{seen} {drops} seen: {shown} shown, {filtered} filtered out"
@@ -152,12 +158,21 @@ pub(super) fn write(summary: &Summary, show_netns: bool, out: &mut impl Write) -
 
 /// What was logged, where that is not all told by the drops.
 fn write_logged(logged: &Logged, out: &mut impl Write) -> io::Result<()> {
-    let parts = [
-        (logged.passed, "logged and not dropped"),
-        (logged.missing, "logs of drops did not come in time"),
-        (logged.lost, "logs lost"),
-        (logged.unknown, "logs that nobody knows the drop of"),
-    ];
+    let parts = match logged.only {
+        // What is lost stands above.
+        true => [
+            (logged.joined, "dropped, as far as the rules tell"),
+            (logged.passed, "let pass where they were logged"),
+            (logged.unknown, "not known"),
+            (0, ""),
+        ],
+        false => [
+            (logged.passed, "logged and not dropped"),
+            (logged.missing, "logs of drops did not come in time"),
+            (logged.lost, "logs lost"),
+            (logged.unknown, "logs that nobody knows the drop of"),
+        ],
+    };
     let parts = parts.into_iter().filter(|(count, _)| *count > 0);
     let parts: Vec<String> = parts
         .map(|(count, what)| format!("{count} {what}"))

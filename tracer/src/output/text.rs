@@ -191,6 +191,9 @@ impl Text {
 }
 
 pub(super) fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
+    if matches!(drop.verdict, Verdict::Accept | Verdict::Unknown) {
+        return passed(line, drop);
+    }
     if let Some(rule) = &drop.rule {
         write!(line, "by {}", RuleName(rule))?;
     } else if let Some(policy) = &drop.policy {
@@ -250,6 +253,24 @@ pub(super) fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
     }
     match drop.evidence.confidence {
         Confidence::Exact => Ok(()),
+        other => write!(line, " ({})", other.as_str()),
+    }
+}
+
+/// What became of a logged packet that was not dropped for sure.
+fn passed(line: &mut String, drop: &DropEvent) -> fmt::Result {
+    let hook = drop.hook.map_or("its hook", |hook| hook.as_str());
+    match (drop.verdict, drop.evidence.candidates.len()) {
+        (Verdict::Accept, _) => write!(line, "let pass at {hook}")?,
+        (_, 0) => write!(line, "what became of it at {hook} is not known")?,
+        (_, 1) => write!(line, "let pass at {hook}, or dropped by the candidate")?,
+        (_, n) => write!(
+            line,
+            "let pass at {hook}, or dropped by one of {n} candidates"
+        )?,
+    }
+    match drop.evidence.confidence {
+        Confidence::Unknown => Ok(()),
         other => write!(line, " ({})", other.as_str()),
     }
 }

@@ -27,7 +27,7 @@ use tokio::{
 
 use self::{
     namespaces::Namespaces,
-    nflog::Nflog,
+    nflog::{Heard, Nflog},
     start::{Started, Tracer},
     trace::{Joined, Tracing},
 };
@@ -36,11 +36,12 @@ pub use self::{
     start::{Kernel, StartError, kernel},
 };
 use crate::{
-    attribute::Attributor,
+    attribute::{Attributor, LoggedPackets},
     bpf::{load::BpfError, reader::RawDrop},
-    cli::{Live, Watch},
+    cli::{Ebpf, Live, Watch},
     event::{DropEvent, ErrorEvent, Event, Lost, Summary},
     expr::{Expression, Verdict},
+    netlink,
     nflog::listener::now,
     output::{Format, Sink, Tally},
     pcapng::{Recorder, WriteError},
@@ -129,6 +130,7 @@ async fn live(
         tracing,
         nflog,
         notes,
+        without,
     } = start::start(&plan, &namespaces)?;
     let mut run = Run {
         sink,
@@ -144,6 +146,8 @@ async fn live(
         namespaces,
         tracing,
         nflog,
+        logged: LoggedPackets::default(),
+        logs: 0,
         filter: plan.filter,
         complete: plan.output.verbosity > 0 || plan.output.format == Format::Json,
         expression: plan.expression,
@@ -157,6 +161,8 @@ async fn live(
         run.sink.say(&line);
     }
     run.follow_groups();
+    let sources = run.sources(without.as_deref(), plan.ebpf == Ebpf::Off);
+    run.sink.say(&sources);
     drop(plan.watch);
     if let Some(path) = &plan.ready_file {
         create(path)?;
@@ -236,7 +242,10 @@ async fn live(
     }
     if result.is_ok() {
         run.nflog.end();
-        result = run.show_joined(u64::MAX).and_then(|()| run.finish(&tracer));
+        result = run
+            .show_joined(u64::MAX)
+            .and_then(|()| run.show_logged())
+            .and_then(|()| run.finish(&tracer));
     }
     // However it ended: the file is to be whole.
     let recorded = run.recorder.take().map_or(Ok(()), Recorder::finish);
@@ -286,6 +295,10 @@ struct Run<'a> {
     /// With `--trace`.
     tracing: Option<Rc<RefCell<Tracing>>>,
     nflog: Nflog,
+    /// For those that are shown for themselves.
+    logged: LoggedPackets,
+    /// How many were shown that are no drops.
+    logs: u64,
     filter: crate::cli::Filter,
     /// The kernel is asked about the connections of drops.
     complete: bool,
@@ -376,7 +389,71 @@ impl Run<'_> {
         // What was there by now is looked at before a drop has waited long enough.
         let now = now();
         self.nflog.hear();
-        self.show_joined(now)
+        self.show_joined(now)?;
+        self.show_logged()
+    }
+
+    /// Shows logged packets that are not shown with a drop.
+    fn show_logged(&mut self) -> Result<(), RunError> {
+        while let Some(heard) = self.nflog.pop() {
+            let Ok(packet) = netlink::nflog::decode(&heard.message) else {
+                continue;
+            };
+            let mut namespaces = self.namespaces.borrow_mut();
+            let mut event = namespaces.with(heard.netns, |place| {
+                let Heard { when, received, .. } = heard;
+                self.logged
+                    .event(&packet, when, received, &heard.rules, place)
+            });
+            drop(namespaces);
+            if !self.nflog.is_alone() {
+                event = event.not_dropped();
+            }
+            let (Event::Drop(shown) | Event::Log(shown)) = &event else {
+                continue;
+            };
+            let wanted = self.left != Some(0) && self.filter.shows(shown);
+            self.nflog.shown(wanted.then_some(shown.verdict));
+            if !wanted {
+                continue;
+            }
+            match &event {
+                Event::Drop(shown) => self.tally.add(shown),
+                _ => self.logs += 1,
+            }
+            if self.nflog.is_alone() {
+                self.left = self.left.map(|left| left - 1);
+            }
+            self.sink.event(&event).map_err(io_error("stdout"))?;
+            (self.on_event)(&event);
+        }
+        Ok(())
+    }
+
+    /// The sources of this run, in a line; `without`: why there is no eBPF, `off`: it was not asked for.
+    fn sources(&self, without: Option<&str>, off: bool) -> String {
+        let groups: Vec<String> = self.nflog.groups().iter().map(u16::to_string).collect();
+        let groups = match &groups[..] {
+            [] => None,
+            [group] => Some(format!("nflog group {group}")),
+            groups => Some(format!("nflog groups {}", groups.join(", "))),
+        };
+        let what = match (without, &groups) {
+            (Some(why), _) if !off => {
+                let groups = groups.as_deref().unwrap_or("no group yet");
+                return format!(
+                    "no eBPF ({why}): only packets that NFLOG rules log are shown ({groups})"
+                );
+            }
+            (Some(_), None) => "nflog, no group yet: no rule logs to one".to_owned(),
+            (Some(_), Some(groups)) => groups.clone(),
+            (None, _) => {
+                let trace = self.tracing.as_ref().map(|_| "trace".to_owned());
+                let all = [Some("ebpf".to_owned()), groups, trace];
+                all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+            }
+        };
+        format!("sources: {what}")
     }
 
     /// Something was logged, or a drop has waited long enough.
@@ -593,7 +670,10 @@ impl Run<'_> {
             written = Some(recorder.account(lost)?);
             Ok(())
         })?;
-        let summary = Summary {
+        let logged = self.nflog.account();
+        // Given up just now: their drops have not come.
+        self.show_logged()?;
+        let mut summary = Summary {
             time: Timestamp::now(),
             seen: counters.seen + tracer.missed()?,
             shown: self.tally.shown(),
@@ -605,8 +685,14 @@ impl Run<'_> {
             rules: self.tally.rules(),
             written,
             conntrack: self.namespaces.borrow_mut().conntrack(),
-            logged: self.nflog.account(),
+            logged,
         };
+        if let Some(logged) = summary.logged.as_ref().filter(|logged| logged.only) {
+            summary.seen = logged.received + logged.lost;
+            summary.shown += self.logs;
+            summary.filtered = logged.filtered;
+            summary.lost = logged.lost;
+        }
         self.emit(&Event::Summary(summary))
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
     sync::Arc,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use fwtrace_abi::Record;
+use jiff::Timestamp;
 use tokio::{
     io::unix::AsyncFd,
     sync::Notify,
@@ -26,7 +27,7 @@ use super::namespaces::Namespaces;
 use crate::{
     bpf::reader::RawDrop,
     cli::{Filter, Groups},
-    event::{DropEvent, LogRef, Logged},
+    event::{DropEvent, LogRef, Logged, Verdict},
     expr::{self, Expression},
     netlink::nflog::Packet,
     netns::NetNs,
@@ -38,7 +39,7 @@ use crate::{
     },
     packet::Capture,
     ruleset::snapshot::watch_readable,
-    trace::headers::Headers,
+    trace::{headers::Headers, join::Between},
 };
 
 /// Groups that others have are tried again this often.
@@ -61,11 +62,34 @@ pub(super) struct Nflog {
     account: Logged,
     heard: bool,
     order: u32,
+    /// Nothing else tells of drops: logs wait for none.
+    alone: bool,
+    /// Those that are to be shown for themselves.
+    alike: VecDeque<Heard>,
 }
 
-/// A logged packet as the filter sees it.
+/// A logged packet that waits for its drop.
 struct Shown {
+    /// The filter's conditions on packets.
     meets: bool,
+    /// What is to be shown if no drop comes; `None`: nothing.
+    heard: Option<Heard>,
+}
+
+/// A logged packet as it came.
+pub(super) struct Heard {
+    /// Inode of its network namespace.
+    pub(super) netns: u32,
+    /// The message's payload.
+    pub(super) message: Box<[u8]>,
+    /// When it was logged.
+    pub(super) when: Between,
+    /// When it came, wall clock.
+    pub(super) received: Timestamp,
+    /// The rules that logged then.
+    pub(super) rules: Arc<LogRules>,
+    /// Its number among the logs of the namespace.
+    order: u32,
 }
 
 /// One namespace.
@@ -94,11 +118,14 @@ impl Drop for Group {
 
 impl Nflog {
     /// Nothing is listened to yet.
+    ///
+    /// `alone`: no drops will come.
     pub(super) fn new(
         wanted: Groups,
         buffer: usize,
         filter: &Filter,
         expression: Option<&Expression>,
+        alone: bool,
     ) -> Self {
         Self {
             wanted,
@@ -111,8 +138,49 @@ impl Nflog {
             retried: Instant::now(),
             lost: 0,
             account: Logged::default(),
-            heard: false,
+            heard: alone,
             order: 0,
+            alone,
+            alike: VecDeque::new(),
+        }
+    }
+
+    /// Whether any group is wanted in these namespaces now.
+    pub(super) fn is_wanted(&self, namespaces: &mut Namespaces) -> bool {
+        match &self.wanted {
+            Groups::Auto => namespaces
+                .log_rules()
+                .any(|(_, _, rules)| !rules.groups().is_empty()),
+            Groups::These(groups) => !groups.is_empty(),
+        }
+    }
+
+    /// The groups that are listened to, in any namespace.
+    pub(super) fn groups(&self) -> BTreeSet<u16> {
+        let groups = self.places.values().flat_map(|place| place.groups.keys());
+        groups.copied().collect()
+    }
+
+    /// Whether nothing else tells of drops.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// The oldest logged packet that is to be shown for itself.
+    pub(super) fn pop(&mut self) -> Option<Heard> {
+        self.alike.pop_front()
+    }
+
+    /// Takes account of one that was shown for itself; `None`: the filter does not want what it has become.
+    pub(super) fn shown(&mut self, verdict: Option<Verdict>) {
+        if !self.alone {
+            return;
+        }
+        match verdict {
+            None => self.account.filtered += 1,
+            Some(Verdict::Drop | Verdict::Reject) => self.account.joined += 1,
+            Some(Verdict::Accept) => self.account.passed += 1,
+            Some(Verdict::Unknown) => self.account.unknown += 1,
         }
     }
 
@@ -215,7 +283,9 @@ impl Nflog {
 
     /// Whether drops go straight through.
     pub(super) fn is_idle(&self) -> bool {
-        self.correlator.is_empty() && self.places.values().all(|place| place.groups.is_empty())
+        self.alike.is_empty()
+            && self.correlator.is_empty()
+            && self.places.values().all(|place| place.groups.is_empty())
     }
 
     /// Whether a group was ever listened to.
@@ -232,14 +302,37 @@ impl Nflog {
             filter,
             expression,
             order,
+            alone,
+            alike,
+            wanted,
             ..
         } = self;
+        // Whoever names a group wants to see what is logged to it.
+        let named = matches!(wanted, Groups::These(_));
         for (inode, place) in places {
+            let before = alike.len();
             for (number, group) in &mut place.groups {
                 let last = &mut group.last;
-                let more = group.listener.drain(|packet, _, when| {
+                let more = group.listener.drain(|packet, message, when| {
                     account.received += 1;
                     *order = packet.seq_global.unwrap_or(order.wrapping_add(1));
+                    let meets = meets(filter, packet, &place.ifaces)
+                        && accepts(expression.as_ref(), packet);
+                    let heard = (meets && (*alone || named)).then(|| Heard {
+                        netns: *inode,
+                        message: message.into(),
+                        when,
+                        received: Timestamp::now(),
+                        rules: Arc::clone(&place.rules),
+                        order: *order,
+                    });
+                    if *alone {
+                        match heard {
+                            Some(heard) => alike.push_back(heard),
+                            None => account.filtered += 1,
+                        }
+                        return;
+                    }
                     let Some(headers) = Headers::of_packet(network(packet)) else {
                         account.unknown += 1;
                         return;
@@ -252,15 +345,16 @@ impl Nflog {
                         sign,
                         expected,
                         order: *order,
-                        what: Shown {
-                            meets: meets(filter, packet, &place.ifaces)
-                                && accepts(expression.as_ref(), packet),
-                        },
+                        what: Shown { meets, heard },
                     });
                 });
                 if more {
                     self.something.notify_one();
                 }
+            }
+            // Each group is in order, and they are numbered together.
+            if let Some(new) = alike.make_contiguous().get_mut(before..) {
+                new.sort_by_key(|heard| heard.order);
             }
         }
         self.give_up(0);
@@ -335,6 +429,7 @@ impl Nflog {
                 true => self.account.passed += 1,
                 false => self.account.filtered += 1,
             }
+            self.alike.extend(log.what.heard);
         }
     }
 
@@ -359,6 +454,7 @@ impl Nflog {
     /// The account, when all drops have left; `None`: nothing was listened to.
     pub(super) fn account(&mut self) -> Option<Logged> {
         self.give_up(u64::MAX);
+        self.account.only = self.alone;
         self.heard.then(|| self.account.clone())
     }
 }

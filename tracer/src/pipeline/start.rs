@@ -20,7 +20,7 @@ use crate::{
         reader::{RawDrop, Reader, Source},
         slots::UNLEARNT,
     },
-    cli::{self, Ladder, Live, Watch},
+    cli::{self, Ebpf, Ladder, Live, Watch},
     kernel::{
         btf::BtfError,
         caps::{self, CapsError},
@@ -30,7 +30,7 @@ use crate::{
         symbols::{Symbols, SymbolsError},
         types::{BTF_DIR, KernelTypes, TypesError},
     },
-    output::Format,
+    output::{Format, error_text},
 };
 
 /// Batches on their way from the ring's reader.
@@ -107,6 +107,39 @@ pub struct Kernel {
     pub symbols: Result<Symbols, SymbolsError>,
 }
 
+impl StartError {
+    /// Whether what NFLOG rules log can be shown all the same, and is asked for.
+    fn leaves_nflog(&self, plan: &Live) -> bool {
+        let machine = matches!(
+            self,
+            Self::Caps(_)
+                | Self::Types(_)
+                | Self::Btf(_)
+                | Self::Essential(_)
+                | Self::NoReasons
+                | Self::Bpf(_)
+        );
+        // The others speak of drops that only eBPF sees.
+        let all = matches!(plan.filter.reasons, cli::Reasons::Netfilter);
+        machine && plan.trace.is_none() && plan.write.is_none() && all
+    }
+
+    /// In a few words.
+    fn in_short(&self) -> String {
+        match self {
+            Self::Caps(CapsError::Missing(needs)) => {
+                let names: Vec<String> = needs.iter().map(|n| n.capability.to_string()).collect();
+                let are = if names.len() == 1 { "is" } else { "are" };
+                format!("{} {are} missing", names.join(", "))
+            }
+            Self::Bpf(_) if caps::in_user_namespace() => {
+                "CAP_BPF does not count in a user namespace".to_owned()
+            }
+            error => error_text(error),
+        }
+    }
+}
+
 impl Kernel {
     /// Whether a feature is there.
     pub fn has(&self, feature: Feature) -> bool {
@@ -142,8 +175,15 @@ pub fn kernel() -> Result<Kernel, StartError> {
     })
 }
 
-/// The kernel side of a run.
+/// The kernel side of a run, if there is one.
 pub(super) struct Tracer {
+    attached: Option<Attached>,
+    /// Keeps the channel of records open where none come.
+    idle: Option<mpsc::Sender<Vec<RawDrop>>>,
+}
+
+/// The BPF programs at work.
+struct Attached {
     programs: Programs,
     calibrator: Calibrator,
     settings: Settings,
@@ -166,6 +206,19 @@ pub(super) struct Started {
     pub(super) nflog: Nflog,
     /// What the user should know about this kernel.
     pub(super) notes: Vec<String>,
+    /// Why there is no eBPF, in a few words.
+    pub(super) without: Option<String>,
+}
+
+/// The BPF programs, loaded and calibrated.
+struct Loaded {
+    kernel: Kernel,
+    netfilter_drop: u32,
+    settings: Settings,
+    programs: Programs,
+    calibrator: Calibrator,
+    sites: Vec<Site>,
+    notes: Vec<String>,
 }
 
 /// Starts everything that `plan` asks for.
@@ -173,6 +226,78 @@ pub(super) fn start(
     plan: &Live,
     namespaces: &Rc<RefCell<Namespaces>>,
 ) -> Result<Started, StartError> {
+    let loaded = match plan.ebpf {
+        Ebpf::Off => {
+            caps::check_listening()?;
+            Err(None)
+        }
+        wish => match load(plan) {
+            Ok(loaded) => Ok(loaded),
+            Err(error) if wish == Ebpf::May && error.leaves_nflog(plan) => Err(Some(error)),
+            Err(error) => return Err(error),
+        },
+    };
+    let mut notes = Vec::new();
+    // Before the rulesets are read: the table is no news then.
+    let tracing = plan.trace.map(|rate| Tracing::new(&plan.filter, rate));
+    if let Some(tracing) = &tracing {
+        for netns in plan.watch.namespaces() {
+            match (tracing.borrow_mut().add(&netns), &plan.watch) {
+                // One of all may be gone by now.
+                (Err(error), Watch::All) => {
+                    notes.push(format!("network namespace {netns}: {error}"));
+                }
+                (added, _) => added?,
+            }
+        }
+    }
+    for netns in plan.watch.namespaces() {
+        namespaces.borrow_mut().add(&netns);
+    }
+    let nflog = Nflog::new(
+        plan.nflog.clone(),
+        plan.nflog_buffer,
+        &plan.filter,
+        plan.expression.as_ref(),
+        loaded.is_err(),
+    );
+    let without = match loaded {
+        Ok(loaded) => return attach(loaded, plan, namespaces, tracing, nflog, notes),
+        Err(without) => without,
+    };
+    if let Some(error) = without.as_ref() {
+        log::info!("no eBPF: {error}");
+    }
+    let without = match without {
+        // Nothing would ever be shown.
+        Some(error) if !nflog.is_wanted(&mut namespaces.borrow_mut()) => return Err(error),
+        Some(error) => error.in_short(),
+        None => "switched off by --source".to_owned(),
+    };
+    let (idle, batches) = mpsc::channel(1);
+    Ok(Started {
+        tracer: Tracer {
+            attached: None,
+            idle: Some(idle),
+        },
+        attributor: Attributor::new(
+            Reasons::default(),
+            Locations::new(Symbols::default(), &[]),
+            u32::MAX,
+            plan.evidence,
+            depth(plan),
+            None,
+        ),
+        batches,
+        tracing,
+        nflog,
+        notes,
+        without: Some(without),
+    })
+}
+
+/// Loads the BPF programs and calibrates them.
+fn load(plan: &Live) -> Result<Loaded, StartError> {
     caps::check_live_run()?;
     let kernel = kernel()?;
     if let Some(missing) = kernel.missing.iter().find(|m| m.feature.is_essential()) {
@@ -236,28 +361,39 @@ pub(super) fn start(
     };
     install(&mut settings, &sites);
     programs.set_settings(&settings)?;
+    Ok(Loaded {
+        kernel,
+        netfilter_drop,
+        settings,
+        programs,
+        calibrator,
+        sites,
+        notes,
+    })
+}
 
-    // Before the rulesets are read: the table is no news then.
-    let tracing = plan.trace.map(|rate| Tracing::new(&plan.filter, rate));
-    if let Some(tracing) = &tracing {
-        for netns in plan.watch.namespaces() {
-            match (tracing.borrow_mut().add(&netns), &plan.watch) {
-                // One of all may be gone by now.
-                (Err(error), Watch::All) => {
-                    notes.push(format!("network namespace {netns}: {error}"));
-                }
-                (added, _) => added?,
-            }
-        }
-    }
+/// Lets the BPF programs see the drops in the watched namespaces.
+fn attach(
+    loaded: Loaded,
+    plan: &Live,
+    namespaces: &Rc<RefCell<Namespaces>>,
+    tracing: Option<Rc<RefCell<Tracing>>>,
+    nflog: Nflog,
+    mut notes: Vec<String>,
+) -> Result<Started, StartError> {
+    let Loaded {
+        kernel,
+        netfilter_drop,
+        settings,
+        mut programs,
+        calibrator,
+        sites,
+        notes: more,
+    } = loaded;
+    notes.extend(more);
     if let Watch::These(watched) = &plan.watch {
         for netns in watched {
-            namespaces.borrow_mut().add(netns);
             programs.watch(netns.inode())?;
-        }
-    } else {
-        for netns in plan.watch.namespaces() {
-            namespaces.borrow_mut().add(&netns);
         }
     }
     let mut legacy = None;
@@ -286,12 +422,15 @@ pub(super) fn start(
         calibrator.inverts_last(),
     );
     let mut tracer = Tracer {
-        programs,
-        calibrator,
-        settings,
-        reader,
-        legacy,
-        missed: None,
+        attached: Some(Attached {
+            programs,
+            calibrator,
+            settings,
+            reader,
+            legacy,
+            missed: None,
+        }),
+        idle: None,
     };
     tracer.tell_counters(&mut namespaces.borrow_mut());
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
@@ -300,13 +439,9 @@ pub(super) fn start(
         attributor,
         batches,
         tracing,
-        nflog: Nflog::new(
-            plan.nflog.clone(),
-            plan.nflog_buffer,
-            &plan.filter,
-            plan.expression.as_ref(),
-        ),
+        nflog,
         notes,
+        without: None,
     })
 }
 
@@ -351,6 +486,96 @@ fn no_kernel_stack(error: &CalibrationError) -> String {
 impl Tracer {
     /// Learns the slots again; gives a line for the user.
     pub(super) fn recalibrate(&mut self) -> Result<String, BpfError> {
+        match &mut self.attached {
+            Some(attached) => attached.recalibrate(),
+            None => Ok(String::new()),
+        }
+    }
+
+    /// Takes a look at a record: it may say that legacy tables are others by now.
+    pub(super) fn note(&mut self, record: &Record) {
+        if let Some(attached) = &mut self.attached {
+            attached.note(record);
+        }
+    }
+
+    /// Whether drops wait for legacy tables to be taken in.
+    pub(super) fn is_legacy_due(&self) -> bool {
+        self.attached.as_ref().is_some_and(Attached::is_legacy_due)
+    }
+
+    /// Takes in legacy tables that are new or have been replaced; gives lines for the user.
+    pub(super) fn sync_legacy(
+        &mut self,
+        namespaces: &mut Namespaces,
+        attributor: &mut Attributor,
+    ) -> Vec<String> {
+        match &mut self.attached {
+            Some(attached) => attached.sync_legacy(namespaces, attributor),
+            None => Vec::new(),
+        }
+    }
+
+    /// Tells the programs what conntrack has counted before its namespaces were watched.
+    pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) {
+        if let Some(attached) = &mut self.attached {
+            attached.tell_counters(namespaces);
+        }
+    }
+
+    /// Stops watching a namespace; its inode may be used again.
+    pub(super) fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+        match &mut self.attached {
+            Some(attached) => attached.unwatch(netns),
+            None => Ok(()),
+        }
+    }
+
+    /// Detaches, and lets the reader drain the ring and end.
+    pub(super) fn stop(&mut self) -> Result<(), BpfError> {
+        self.idle = None;
+        match &mut self.attached {
+            Some(attached) => attached.stop(),
+            None => Ok(()),
+        }
+    }
+
+    /// The kernel side's counters.
+    pub(super) fn counters(&self) -> Result<Counters, BpfError> {
+        match &self.attached {
+            Some(attached) => attached.counters(),
+            None => Ok(Counters::default()),
+        }
+    }
+
+    /// Drops that were only counted, by reason.
+    pub(super) fn reason_counts(&self) -> Result<Vec<(u32, u64)>, BpfError> {
+        match &self.attached {
+            Some(attached) => attached.programs.reason_counts(),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Drops that came while the program was at work on the same CPU, which the kernel does not show it: those in the watched
+    /// namespaces, and those of which not even that is known.
+    pub(super) fn missed(&self) -> Result<u64, BpfError> {
+        match &self.attached {
+            Some(attached) => attached.missed(),
+            None => Ok(0),
+        }
+    }
+
+    /// Drops that matched, or may have, and cannot be shown.
+    pub(super) fn lost(&self) -> Result<u64, BpfError> {
+        match &self.attached {
+            Some(attached) => attached.lost(),
+            None => Ok(0),
+        }
+    }
+}
+
+impl Attached {
+    fn recalibrate(&mut self) -> Result<String, BpfError> {
         let (sites, line) = match self.calibrator.calibrate(&mut self.programs) {
             Ok(sites) => {
                 let same = self.settings.sites.iter().zip(&sites).all(|(a, b)| a == b);
@@ -369,20 +594,17 @@ impl Tracer {
         Ok(line)
     }
 
-    /// Takes a look at a record: it may say that legacy tables are others by now.
-    pub(super) fn note(&mut self, record: &Record) {
+    fn note(&mut self, record: &Record) {
         if let Some(legacy) = &mut self.legacy {
             legacy.note(record);
         }
     }
 
-    /// Whether drops wait for legacy tables to be taken in.
-    pub(super) fn is_legacy_due(&self) -> bool {
+    fn is_legacy_due(&self) -> bool {
         self.legacy.as_ref().is_some_and(Legacy::is_due)
     }
 
-    /// Takes in legacy tables that are new or have been replaced; gives lines for the user.
-    pub(super) fn sync_legacy(
+    fn sync_legacy(
         &mut self,
         namespaces: &mut Namespaces,
         attributor: &mut Attributor,
@@ -393,8 +615,7 @@ impl Tracer {
         legacy.sync(&mut self.programs, namespaces, attributor)
     }
 
-    /// Tells the programs what conntrack has counted before its namespaces were watched.
-    pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) {
+    fn tell_counters(&mut self, namespaces: &mut Namespaces) {
         for (netns, cpu, counters) in namespaces.untold_counters() {
             let counts = CtCounts {
                 drop: counters.drop,
@@ -411,8 +632,7 @@ impl Tracer {
         }
     }
 
-    /// Stops watching a namespace; its inode may be used again.
-    pub(super) fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
+    fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {
         if let Some(legacy) = &mut self.legacy {
             legacy.forget(&mut self.programs, netns)?;
         }
@@ -424,27 +644,18 @@ impl Tracer {
         Ok(())
     }
 
-    /// Detaches, and lets the reader drain the ring and end.
-    pub(super) fn stop(&mut self) -> Result<(), BpfError> {
+    fn stop(&mut self) -> Result<(), BpfError> {
         self.missed = Some(self.missed()?);
         self.programs.detach("drops")?;
         self.reader.stop();
         Ok(())
     }
 
-    /// The kernel side's counters.
-    pub(super) fn counters(&self) -> Result<Counters, BpfError> {
+    fn counters(&self) -> Result<Counters, BpfError> {
         self.programs.counters()
     }
 
-    /// Drops that were only counted, by reason.
-    pub(super) fn reason_counts(&self) -> Result<Vec<(u32, u64)>, BpfError> {
-        self.programs.reason_counts()
-    }
-
-    /// Drops that came while the program was at work on the same CPU, which the kernel does not show it: those in the watched
-    /// namespaces, and those of which not even that is known.
-    pub(super) fn missed(&self) -> Result<u64, BpfError> {
+    fn missed(&self) -> Result<u64, BpfError> {
         if let Some(missed) = self.missed {
             return Ok(missed);
         }
@@ -454,8 +665,7 @@ impl Tracer {
         Ok(all.saturating_sub(counters.skipped) + counters.skipped_here)
     }
 
-    /// Drops that matched, or may have, and cannot be shown.
-    pub(super) fn lost(&self) -> Result<u64, BpfError> {
+    fn lost(&self) -> Result<u64, BpfError> {
         Ok(self.counters()?.full + self.missed()? + self.reader.undecoded())
     }
 }

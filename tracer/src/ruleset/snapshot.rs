@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -56,6 +57,8 @@ pub struct Snapshots {
     cost: Duration,
     /// For [`Snapshots::settle`].
     allowance: Allowance,
+    /// The newest generation was in force then for the first and for the last time, as far as is known. CLOCK_MONOTONIC, nanoseconds.
+    held: (u64, u64),
 }
 
 impl AsFd for Snapshots {
@@ -84,6 +87,7 @@ impl Snapshots {
             read_at: Instant::now(),
             cost: start.elapsed(),
             allowance: Allowance::new(SHARE, start),
+            held: (now(), 0),
         })
     }
 
@@ -139,6 +143,9 @@ impl Snapshots {
         let ruleset = read_ruleset(&mut self.reader)?;
         self.read_at = Instant::now();
         self.cost = self.read_at - start;
+        if ruleset.generation != self.history.newest().first() {
+            self.held = (now(), 0);
+        }
         self.history.reading(ruleset);
         Ok(())
     }
@@ -202,6 +209,26 @@ impl Snapshots {
         settled(&self.history).then_some(())
     }
 
+    /// Whether the newest reading, elements of sets included, is what was in force from `since` to `until` (CLOCK_MONOTONIC,
+    /// nanoseconds), for which the kernel is asked where that is needed. One answer does for all that was before it.
+    ///
+    /// Blocks for microseconds, or for milliseconds when the ruleset must be read.
+    pub fn was_in_force(&mut self, since: u64, until: u64) -> bool {
+        if self.held.1 < until {
+            if self.settle(0).is_none() {
+                return false;
+            }
+            let asked = now();
+            // A commit may not have been announced yet.
+            match read_generation(&mut self.reader) {
+                Ok(generation) if generation == self.history.newest().first() => {}
+                _ => return false,
+            }
+            self.held.1 = asked;
+        }
+        self.held.0 <= since && !self.history.is_stale()
+    }
+
     /// The readings and how to find something in them.
     pub fn history(&self) -> &History {
         &self.history
@@ -234,6 +261,12 @@ impl Snapshots {
     pub fn readings(&self) -> u64 {
         self.readings
     }
+}
+
+/// CLOCK_MONOTONIC, nanoseconds.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn open(netns: Option<BorrowedFd<'_>>, groups: &[u32]) -> Result<Socket, SocketError> {
