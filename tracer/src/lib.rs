@@ -28,6 +28,7 @@
 //! | [`event`] | the one public event type, versioned |
 //! | [`output`] | text, JSON lines, the summary |
 //! | [`pcapng`] | drops and their packets to files that Wireshark reads, and back |
+//! | [`extcap`] | `fwtrace extcap`: an interface in Wireshark's list |
 //! | [`netns`] | network namespaces: find, name, enter |
 //! | [`nflog`] | logged packets, and the rules that log them |
 //! | [`pipeline`] | the live run: sources, attribution, output, shutdown |
@@ -43,6 +44,7 @@ pub mod eval;
 pub mod event;
 pub mod explain;
 pub mod expr;
+pub mod extcap;
 pub mod features;
 pub mod kernel;
 pub mod netlink;

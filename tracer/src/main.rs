@@ -8,6 +8,7 @@ use fwtrace::bpf::load::BpfError;
 use fwtrace::cli::{self, Plan};
 use fwtrace::demo;
 use fwtrace::event::{ErrorEvent, Event};
+use fwtrace::extcap;
 use fwtrace::features;
 use fwtrace::kernel::caps::CapsError;
 use fwtrace::netlink::nftables::ReadError;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Plan::Live(live) => live.output.format == Format::Json,
         Plan::Replay(replay) => replay.output.format == Format::Json,
         Plan::Rules(rules) => rules.json,
-        Plan::Features(_) | Plan::Expressed(_) => false,
+        Plan::Features(_) | Plan::Expressed(_) | Plan::Extcap(_) => false,
         Plan::Demo(demo) => demo.json,
     };
     match run(plan) {
@@ -56,6 +57,7 @@ fn run(plan: Plan) -> anyhow::Result<()> {
             err => err.into(),
         }),
         Plan::Rules(plan) => Ok(listing::run(&plan)?),
+        Plan::Extcap(question) => Ok(extcap::answer(question, &mut io::stdout().lock())?),
         Plan::Expressed(plan) => Ok(write!(io::stdout(), "{plan}")?),
     }
 }

@@ -1,6 +1,7 @@
 //! Project tasks: `cargo xtask <task>`.
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
+mod dist;
 mod ebpf;
 mod run;
 mod setup;
@@ -49,6 +50,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Set up, build for release, and lay out what to install, with the parts for Wireshark
+    Dist,
     /// Set up, build for release, and print what tracing costs
     Bench {
         /// Arguments for the bench
@@ -111,6 +114,7 @@ fn task(task: Task) -> Result<ExitCode> {
         Task::Demo { args } => return run::demo(&dirs, &args),
         Task::Test { args } => return run::test(&dirs, &args),
         Task::Oracle { args } => return run::oracle(&dirs, &args),
+        Task::Dist => dist::dist(&dirs)?,
         Task::Bench { args } => return run::bench(&dirs, &args),
     }
     Ok(ExitCode::SUCCESS)

@@ -34,3 +34,4 @@ mod together;
 mod trace;
 mod trace_state;
 mod way;
+mod wireshark;

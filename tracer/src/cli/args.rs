@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::capture::CaptureArgs;
+use super::extcap::{Extcap, ExtcapArgs};
 use super::plan::{
     Demo, Ebpf, Expressed, Features, Filter, Groups, Ladder, Live, Plan, Reasons, Replay, Rules,
     Watch,
@@ -16,6 +17,7 @@ use super::{Error, PortMatch, PrefixMatch, Side, push};
 use crate::demo::{self, scenes::Scene};
 use crate::event::Hook;
 use crate::expr::{self, Expression};
+use crate::extcap::Question;
 use crate::output::{Format, Options};
 use crate::packet::Proto;
 
@@ -59,6 +61,8 @@ enum Command {
         #[arg(short, long, conflicts_with = "list")]
         json: bool,
     },
+    /// Be an interface of Wireshark: it calls this by itself
+    Extcap(Box<ExtcapArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -253,6 +257,13 @@ impl Args {
     pub(super) fn plan(self) -> Result<Plan, Error> {
         match self.command {
             None => self.live.plan(),
+            Some(Command::Extcap(args)) => match args.plan()? {
+                Extcap::Answer(question) => Ok(Plan::Extcap(question)),
+                Extcap::Check(expression) => {
+                    compile(&expression).map(|_| Plan::Extcap(Question::IsFilterRight))
+                }
+                Extcap::Capture(line) => Self::try_parse_from(line)?.plan(),
+            },
             Some(Command::Rules(args)) => Ok(Plan::Rules(Rules {
                 watch: args.netns.watch()?,
                 tables: args.table,

@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod extcap;
 mod plan;
 mod push;
 mod select;
@@ -51,6 +52,7 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
+    let args = extcap::named(args.into_iter().map(Into::into));
     args::Args::try_parse_from(args)?.plan()
 }
 

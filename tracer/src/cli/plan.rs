@@ -10,6 +10,7 @@ use super::values::{Ports, Prefix, Table};
 use crate::demo::scenes::Scene;
 use crate::event::{Candidate, DropEvent, Engine, Family, Hook};
 use crate::expr::Expression;
+use crate::extcap::Question;
 use crate::netns::{self, NetNs};
 use crate::output::Options;
 use crate::packet::Proto;
@@ -28,6 +29,8 @@ pub enum Plan {
     Features(Features),
     /// Show the scenes.
     Demo(Demo),
+    /// Answer Wireshark.
+    Extcap(Question),
     /// Tell what becomes of a filter expression.
     Expressed(Expressed),
 }

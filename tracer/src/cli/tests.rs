@@ -5,6 +5,7 @@ use fwtrace_abi::{SIDE_ANY, SIDE_DST, SIDE_SRC, Settings};
 
 use super::*;
 use crate::event::Hook;
+use crate::extcap::Question;
 use crate::output::Format;
 use crate::packet::Proto;
 
@@ -335,6 +336,55 @@ fn expressions() {
         ]
     );
     assert_eq!(lines[3], "(000) ldh      [12]");
+}
+
+#[test]
+fn wiresharks_flags() {
+    let plan = |line: &str| parse(line.split('|').map(str::to_owned));
+    let asked = |line: &str| match plan(line) {
+        Ok(Plan::Extcap(question)) => question,
+        other => panic!("{line}: {other:?}"),
+    };
+    // Under the name in Wireshark's directory it is the command, under its own it takes it.
+    for (line, question) in [
+        (
+            "/a/fwtrace-extcap|--extcap-interfaces|--extcap-version=4.0",
+            Question::Interfaces,
+        ),
+        ("fwtrace|extcap|--extcap-interfaces", Question::Interfaces),
+        (
+            "fwtrace-extcap|--extcap-interface|fwtrace|--extcap-dlts",
+            Question::LinkTypes,
+        ),
+        (
+            "fwtrace-extcap|--extcap-interface|fwtrace|--extcap-config",
+            Question::Config,
+        ),
+        (
+            "fwtrace-extcap|--extcap-interface=fwtrace|--extcap-capture-filter=tcp",
+            Question::IsFilterRight,
+        ),
+        ("fwtrace-extcap", Question::Nothing),
+    ] {
+        assert_eq!(asked(line), question);
+    }
+    let line = "fwtrace-extcap|--capture|--extcap-interface|fwtrace|--fifo|/x/pipe|--netns||--filter|port 53|--reason|NO_SOCKET|--trace|--extcap-capture-filter|udp";
+    let Ok(Plan::Live(live)) = plan(line) else {
+        panic!("{:?}", plan(line))
+    };
+    assert_eq!(live.expression.unwrap().text(), "(udp) and (port 53)");
+    assert_eq!(
+        live.filter.reasons,
+        Reasons::Names(vec!["NO_SOCKET".into()])
+    );
+    assert_eq!(
+        (live.trace, live.output.format),
+        (Some(20), Format::Nothing)
+    );
+    assert!(live.output.quiet);
+    assert_eq!(live.write.unwrap().path, std::path::Path::new("/x/pipe"));
+    assert!(plan("fwtrace-extcap|--capture|--extcap-interface|fwtrace").is_err());
+    assert!(plan("fwtrace-extcap|--extcap-interface|eth0|--extcap-config").is_err());
 }
 
 #[test]

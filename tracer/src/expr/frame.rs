@@ -34,6 +34,27 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// The frame of an IP packet of `length` bytes without link-layer header, of which `bytes` were captured.
+    pub(super) fn of_packet(bytes: &'a [u8], length: u32) -> Self {
+        let kind = match bytes.first().map(|byte| byte >> 4) {
+            Some(6) => ETH_P_IPV6,
+            _ => ETH_P_IP,
+        };
+        let mut header = [0; ETHERNET + TAG];
+        for (to, from) in header.iter_mut().skip(ADDRESSES).zip(kind.to_be_bytes()) {
+            *to = from;
+        }
+        Self {
+            header,
+            header_len: ETHERNET,
+            addressed: false,
+            body: bytes,
+            wire_len: length
+                .max(bytes.len() as u32)
+                .saturating_add(ETHERNET as u32),
+        }
+    }
+
     /// The frame of a drop: `bytes` are those captured with `record`. With `tag`, a VLAN tag that the
     /// kernel holds beside the packet stands in the frame, where it is on the wire.
     pub(super) fn new(record: &Record, bytes: &'a [u8], tag: bool) -> Self {

@@ -13,7 +13,7 @@ use super::Error;
 /// Names of the library: Debian's and Ubuntu's, everyone else's, the development link.
 const NAMES: [&str; 3] = ["libpcap.so.0.8", "libpcap.so.1", "libpcap.so"];
 /// `DLT_EN10MB`: Ethernet (pcap/dlt.h, libpcap 1.10).
-const ETHERNET: c_int = 1;
+pub(super) const ETHERNET: c_int = 1;
 /// What an accepting program returns, as tcpdump's `-d` shows it.
 const SNAPLEN: c_int = 262_144;
 /// `PCAP_NETMASK_UNKNOWN` (pcap/pcap.h): `ip broadcast` is refused, with libpcap's words.
@@ -92,12 +92,12 @@ impl Functions {
     }
 }
 
-/// Has libpcap compile `text` for Ethernet, optimised.
+/// Has libpcap compile `text` for packets that begin as link type `link` (`DLT_*`) has it, optimised.
 ///
 /// # Errors
 /// There is no libpcap here, or it refuses the expression.
 #[expect(unsafe_code, reason = "C functions are called")]
-pub(super) fn compile(text: &str) -> Result<Compiled, Error> {
+pub(super) fn compile(text: &str, link: c_int) -> Result<Compiled, Error> {
     let refused = |why: &str| Error::Refused {
         text: text.to_owned(),
         why: why.to_owned(),
@@ -105,7 +105,7 @@ pub(super) fn compile(text: &str) -> Result<Compiled, Error> {
     let c_text = CString::new(text).map_err(|_| refused("it has a NUL character"))?;
     let pcap = Functions::load()?;
     // SAFETY: no pointers are passed.
-    let handle = unsafe { (pcap.open_dead)(ETHERNET, SNAPLEN) };
+    let handle = unsafe { (pcap.open_dead)(link, SNAPLEN) };
     if handle.is_null() {
         return Err(refused("libpcap has no memory"));
     }

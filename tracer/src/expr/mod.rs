@@ -10,11 +10,15 @@ mod program;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use fwtrace_abi::{Record, SNAP_MAX};
 use libc::sock_filter;
 
 use self::frame::Frame;
+use self::program::Loaded;
 pub use self::program::Verdict;
+use crate::pcapng::LinkType;
 
 /// Bytes of link-layer header that an expression's offsets count and a capture's length does not.
 const ETHERNET: usize = 14;
@@ -45,6 +49,37 @@ pub struct Expression {
     listing: String,
     /// It is about VLAN tags.
     vlan: bool,
+    /// Programs for packets of capture files that begin otherwise; `None`: libpcap has none.
+    others: HashMap<LinkType, Option<Vec<sock_filter>>>,
+}
+
+/// A packet of a capture file.
+struct Captured<'a> {
+    bytes: &'a [u8],
+    original_len: u32,
+}
+
+impl program::Packet for Captured<'_> {
+    fn load(&self, at: u64, size: usize) -> Loaded {
+        if at + size as u64 > u64::from(self.wire_len()) {
+            return Loaded::Outside;
+        }
+        // Within the length, which is a u32.
+        match self.bytes.get(at as usize..at as usize + size) {
+            Some(bytes) => Loaded::Value(big_endian(bytes)),
+            None => Loaded::Unknown,
+        }
+    }
+
+    fn wire_len(&self) -> u32 {
+        self.original_len.max(self.bytes.len() as u32)
+    }
+}
+
+fn big_endian(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 impl Expression {
@@ -53,12 +88,13 @@ impl Expression {
     /// # Errors
     /// There is no libpcap here, or it refuses the expression.
     pub fn compile(text: &str) -> Result<Self, Error> {
-        let compiled = libpcap::compile(text)?;
+        let compiled = libpcap::compile(text, libpcap::ETHERNET)?;
         Ok(Self {
             text: text.to_owned(),
             program: compiled.program,
             listing: compiled.listing,
             vlan: has_word(text, "vlan"),
+            others: HashMap::new(),
         })
     }
 
@@ -80,6 +116,41 @@ impl Expression {
         program::run(&self.program, &Frame::new(record, bytes, self.vlan))
     }
 
+    /// Whether a packet of a capture file meets it: `bytes` of `original_len` were captured. Where libpcap has no program for
+    /// the link type, that is not known.
+    pub fn judge_captured(&mut self, link: LinkType, bytes: &[u8], original_len: u32) -> Verdict {
+        match link {
+            LinkType::ETHERNET => program::run(
+                &self.program,
+                &Captured {
+                    bytes,
+                    original_len,
+                },
+            ),
+            LinkType::RAW | LinkType::IPV4 | LinkType::IPV6 => {
+                program::run(&self.program, &Frame::of_packet(bytes, original_len))
+            }
+            link => {
+                let text = &self.text;
+                let program = self.others.entry(link).or_insert_with(|| {
+                    // Of these link types, the numbers are those of DLT_ too.
+                    let compiled = libpcap::compile(text, link.0.into());
+                    compiled.map(|compiled| compiled.program).ok()
+                });
+                match program {
+                    Some(program) => program::run(
+                        program,
+                        &Captured {
+                            bytes,
+                            original_len,
+                        },
+                    ),
+                    None => Verdict::Unknown,
+                }
+            }
+        }
+    }
+
     /// Bytes from the network header on that have to be captured for it; `None`: any that there are.
     pub fn reach(&self) -> Option<usize> {
         program::reach(&self.program).map(|end| end.saturating_sub(ETHERNET))
@@ -90,6 +161,18 @@ impl Expression {
         // SNAP_MAX is a few kilobytes.
         self.reach().unwrap_or(SNAP_MAX).min(SNAP_MAX) as u32
     }
+}
+
+/// Says that so many packets may not meet the expression and were shown.
+pub fn undecided(count: u64) -> String {
+    let (packets, were) = if count == 1 {
+        ("packet", "was")
+    } else {
+        ("packets", "were")
+    };
+    format!(
+        "{count} {packets} had bytes unknown that the expression asks for, and {were} taken to meet it"
+    )
 }
 
 /// Whether `word` is one of the words of an expression.

@@ -4,7 +4,7 @@ use fwtrace_abi::{FLAG_L2, FLAG_VLAN};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
-use super::program::{Packet as _, run};
+use super::program::run;
 use super::*;
 
 fn compile(text: &str) -> Expression {
@@ -136,6 +136,28 @@ fn tags_beside_the_packet_and_in_it_count_when_they_are_asked_for() {
 }
 
 #[test]
+fn packets_of_files_are_met_by_their_link_type() {
+    let packet = udp();
+    let mut expression = compile("udp port 53 and not arp");
+    let mut judge = |link, bytes: &[u8]| {
+        let length = bytes.len() as u32;
+        expression.judge_captured(LinkType(link), bytes, length)
+    };
+    assert_eq!(judge(1, &ethernet(0x0800, &packet)), Verdict::Match);
+    assert_eq!(judge(101, &packet), Verdict::Match);
+    assert_eq!(judge(228, &packet), Verdict::Match);
+    // Linux's cooked header: the EtherType is its end.
+    let mut cooked = vec![0; 14];
+    cooked.extend([8, 0]);
+    cooked.extend(&packet);
+    assert_eq!(judge(113, &cooked), Verdict::Match);
+    cooked[15] = 6;
+    assert_eq!(judge(113, &cooked), Verdict::NoMatch);
+    // libpcap knows no such link type.
+    assert_eq!(judge(60000, &packet), Verdict::Unknown);
+}
+
+#[test]
 fn the_reach_is_what_a_program_can_read() {
     assert_eq!(compile("ip").reach(), Some(0));
     assert_eq!(compile("port 80").reach(), Some(64));
@@ -199,35 +221,6 @@ fn expressions() -> &'static [Expression] {
     })
 }
 
-/// A packet of plain bytes, of which the first `known` were captured.
-struct Plain<'a> {
-    bytes: &'a [u8],
-    known: usize,
-}
-
-impl program::Packet for Plain<'_> {
-    fn load(&self, at: u64, size: usize) -> program::Loaded {
-        let Some(bytes) = usize::try_from(at)
-            .ok()
-            .and_then(|at| self.bytes.get(at..at + size))
-        else {
-            return program::Loaded::Outside;
-        };
-        if at as usize + size > self.known {
-            return program::Loaded::Unknown;
-        }
-        program::Loaded::Value(
-            bytes
-                .iter()
-                .fold(0, |value, byte| value << 8 | u32::from(*byte)),
-        )
-    }
-
-    fn wire_len(&self) -> u32 {
-        self.bytes.len() as u32
-    }
-}
-
 /// Frames that expressions get far into.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![
@@ -278,14 +271,13 @@ proptest! {
             let program = &expression.program;
             let wire_len = bytes.len() as u32;
             let expected = if libpcap::filter(program, &bytes, wire_len) { Verdict::Match } else { Verdict::NoMatch };
-            let whole = Plain { bytes: &bytes, known: bytes.len() };
-            prop_assert_eq!(whole.wire_len(), wire_len);
+            let whole = Captured { bytes: &bytes, original_len: wire_len };
             prop_assert_eq!(run(program, &whole), expected, "{}", expression.text());
-            let cut = run(program, &Plain { bytes: &bytes, known });
+            let cut = run(program, &Captured { bytes: &bytes[..known.min(bytes.len())], original_len: wire_len });
             prop_assert!(cut == expected || cut == Verdict::Unknown, "{}: {:?}, cut at {}", expression.text(), cut, known);
             // What is captured for it is enough.
             if let Some(reach) = expression.reach() {
-                let cut = run(program, &Plain { bytes: &bytes, known: reach + ETHERNET });
+                let cut = run(program, &Captured { bytes: &bytes[..(reach + ETHERNET).min(bytes.len())], original_len: wire_len });
                 prop_assert_eq!(cut, expected, "{} reaches {}", expression.text(), reach);
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::text::{Clean, PolicyName, RuleName, by};
-use crate::event::{Candidate, Confidence, DropEvent, Verdict};
+use crate::event::{Candidate, Confidence, DropEvent, Engine, Verdict};
 
 /// `DROP by inet t sub rule 1 (handle 3): tcp dport 80 drop | ct new | kernel-stack, exact`.
 #[must_use]
@@ -26,6 +26,11 @@ fn write(line: &mut String, drop: &DropEvent) -> fmt::Result {
     }
     if let Some(ct) = &drop.conntrack {
         write!(line, " | ct {}", ct.state.as_str())?;
+    }
+    // No name of a rule tells which of the two kinds of iptables it is.
+    let named = drop.rule.is_some() || drop.policy.is_some();
+    if named && matches!(drop.engine, Engine::IptablesNft | Engine::IptablesLegacy) {
+        write!(line, " | {}", drop.engine.as_str())?;
     }
     let evidence = &drop.evidence;
     let (source, confidence) = (evidence.source.as_str(), evidence.confidence.as_str());

@@ -40,7 +40,7 @@ use crate::{
     bpf::{load::BpfError, reader::RawDrop},
     cli::{Ebpf, Live, Watch},
     event::{DropEvent, ErrorEvent, Event, Lost, Summary},
-    expr::{Expression, Verdict},
+    expr::{Expression, Verdict, undecided},
     netlink,
     nflog::listener::now,
     output::{Format, Sink, Tally},
@@ -654,10 +654,7 @@ impl Run<'_> {
     fn finish(&mut self, tracer: &Tracer) -> Result<(), RunError> {
         self.report_losses(tracer)?;
         if self.undecided > 0 {
-            self.sink.say(&format!(
-                "{} drops had bytes unknown that the expression asks for, and were taken to meet it",
-                self.undecided
-            ));
+            self.sink.say(&undecided(self.undecided));
         }
         let counters = tracer.counters()?;
         let lost = tracer.lost()?;

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use crate::{
     cli::Replay,
     event::{Event, Lost, Summary},
+    expr::{Expression, Verdict, undecided},
     output::{Format, Sink, Tally},
-    pcapng::{Item, ReadError, Reader},
+    pcapng::{Captured, Item, ReadError, Reader},
 };
 
 /// A capture cannot be shown.
@@ -83,6 +84,9 @@ fn show(plan: &Replay) -> Result<(), ReplayError> {
 
 struct Shown<'a> {
     plan: &'a Replay,
+    expression: Option<Expression>,
+    /// Packets of which it is not known whether they meet it.
+    undecided: u64,
     sink: Sink,
     left: Option<u64>,
     tally: Tally,
@@ -99,6 +103,8 @@ impl<'a> Shown<'a> {
     fn new(plan: &'a Replay) -> io::Result<Self> {
         Ok(Self {
             plan,
+            expression: plan.expression.clone(),
+            undecided: 0,
             sink: Sink::stdout(&plan.output)?,
             left: plan.count,
             tally: Tally::default(),
@@ -111,11 +117,15 @@ impl<'a> Shown<'a> {
     }
 
     fn item(&mut self, item: Item) -> io::Result<()> {
-        let (mut event, aside) = match item {
-            Item::Event(event, _) => (event, false),
-            Item::Aside(event) => (event, true),
+        let (mut event, captured, aside) = match item {
+            Item::Event(event, captured) => (event, captured, false),
+            Item::Aside(event) => (event, None, true),
         };
-        let all = self.plan.filter.is_none() && self.left.is_none();
+        let all = self.plan.filter.is_none() && self.expression.is_none() && self.left.is_none();
+        if captured.is_some_and(|captured| !self.accepts(&captured)) {
+            self.hidden += u64::from(matches!(&*event, Event::Drop(_) | Event::Log(_)));
+            return Ok(());
+        }
         let dropped = matches!(&*event, Event::Drop(_));
         match &mut *event {
             Event::Drop(drop) | Event::Log(drop) => {
@@ -168,8 +178,26 @@ impl<'a> Shown<'a> {
         }
     }
 
+    /// Whether a packet meets the expression. One of which that is not known is shown, and told of.
+    fn accepts(&mut self, captured: &Captured) -> bool {
+        let Some(expression) = &mut self.expression else {
+            return true;
+        };
+        let Captured {
+            link,
+            bytes,
+            original_len,
+        } = captured;
+        let verdict = expression.judge_captured(*link, bytes, *original_len);
+        self.undecided += u64::from(verdict == Verdict::Unknown);
+        verdict != Verdict::NoMatch
+    }
+
     /// The account, where the run's own does not hold or is not there.
     fn end(&mut self) -> io::Result<()> {
+        if self.undecided > 0 {
+            self.sink.say(&undecided(self.undecided));
+        }
         if self.packets > 0 {
             let (packets, were) = match self.packets {
                 1 => ("packet", "is"),
