@@ -244,6 +244,17 @@ fn fields_of_each_kind_of_drop() -> Result<()> {
         );
     }
     ensure!(drops[1].json["rule"].is_null(), "{}", drops[1].json);
+    // And fwtrace's own reader, with an expression.
+    let read = fwtrace::run(None, &["-r", path, "--json", "udp dst port 5001 or tcp"])?;
+    let read = String::from_utf8(read.stdout)?;
+    let read: Vec<_> = read
+        .lines()
+        .filter(|l| l.contains("\"type\":\"drop\""))
+        .collect();
+    ensure!(
+        read.len() == 1 && read[0].contains("\"dport\":5001"),
+        "{read:?}"
+    );
     for (filter, count) in [
         ("fwtrace.chain == \"sub\"", 1),
         ("fwtrace.policy == \"drop\"", 1),
