@@ -121,6 +121,7 @@ fn flooded(net: &Net, args: &[&str]) -> Result<(End, u64)> {
     let end = fwtrace.interrupt()?;
     ensure!(end.status.success() && end.drops.is_empty(), "{end:?}");
     ensure!(end.count("shown")? == MANY + 1, "{}", end.summary);
+    ensure!(end.count("lost")? == 0, "{}", end.summary);
     hit(net, MANY + 1)?;
     Ok((end, with_log))
 }
