@@ -9,28 +9,33 @@ use crate::pcapng::{Compression, Plan, Rotation, SNAPLEN};
 use super::Error;
 
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Capture files")]
 pub(super) struct CaptureArgs {
     /// Write each shown drop and its packet to FILE, as pcapng with the rule in the packet's comment; `-`: to stdout, instead of text
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Capture files")]
     write: Option<PathBuf>,
     /// Show what FILE holds instead of what happens now, with the same flags; `-`: stdin. Captures of other programs are shown without attribution
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["write", "snaplen", "netns", "all_netns", "trace", "duration"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["write", "snaplen", "netns", "all_netns", "trace", "duration"], help_heading = "Capture files")]
     read: Option<PathBuf>,
     /// Capture so many bytes of each packet; 0: all [default: with -w all, else the headers]
-    #[arg(short, long, value_name = "BYTES", value_parser = snaplen)]
+    #[arg(short, long, value_name = "BYTES", value_parser = snaplen, help_heading = "Capture files")]
     snaplen: Option<u32>,
     /// With -w: begin the next file, FILE1, FILE2 ..., when one is larger than this: millions of bytes, or a number with k, m or g (KiB, MiB, GiB)
-    #[arg(short = 'C', long, value_name = "SIZE", value_parser = size, requires = "write")]
+    #[arg(short = 'C', long, value_name = "SIZE", value_parser = size, requires = "write", help_heading = "Capture files")]
     rotate_size: Option<u64>,
     /// With -w: begin the next file after so many seconds; FILE can have a time in it as strftime(3) writes it (`%H%M%S`)
-    #[arg(short = 'G', long, value_name = "SECONDS", value_parser = seconds, requires = "write")]
+    #[arg(short = 'G', long, value_name = "SECONDS", value_parser = seconds, requires = "write", help_heading = "Capture files")]
     rotate_seconds: Option<Duration>,
     /// With -C: so many files in turn. With -G: end after so many files
-    #[arg(short = 'W', long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), requires = "write")]
+    #[arg(short = 'W', long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), requires = "write", help_heading = "Capture files")]
     rotate_count: Option<u32>,
     /// With -w: compress
-    #[arg(long, value_enum, value_name = "HOW", requires = "write")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        requires = "write",
+        help_heading = "Capture files"
+    )]
     compress: Option<Compression>,
 }
 
