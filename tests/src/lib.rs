@@ -19,6 +19,7 @@ pub mod net;
 pub mod netns;
 pub mod nft;
 pub mod oracle;
+pub mod packages;
 pub mod queue;
 pub mod system;
 pub mod traffic;

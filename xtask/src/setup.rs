@@ -30,6 +30,10 @@ const TEST_PROGRAMS: [(&str, &str); 12] = [
     ("tcpdump", "tcpdump"),
 ];
 
+/// Programs that the end-to-end tests run without installing them: as installed packages they would start or
+/// enable services that take over the machine's firewall. The tests unpack them where only they see it.
+const TEST_PACKAGES: [&str; 3] = ["ulogd2", "ufw", "firewalld"];
+
 /// What for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -58,6 +62,9 @@ pub(crate) fn setup(dirs: &Dirs, purpose: Purpose) -> Result<()> {
     let mut apt = Apt::default();
     if !packages.is_empty() {
         apt.install(&packages)?;
+    }
+    if purpose == Purpose::Test {
+        apt.download(&dirs.target.join("test-packages"))?;
     }
     if !bpf_ready {
         install_linker(dirs, &mut apt)?;
@@ -175,22 +182,7 @@ impl Apt {
             );
         }
         eprintln!("setup: installing {list}");
-        let apt_get = || {
-            let mut command = Command::new("/usr/bin/apt-get");
-            // Errors come on stderr.
-            command
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
-                .stdout(Stdio::null());
-            command
-        };
-        if !self.updated {
-            // A source that does not answer need not be the one that matters.
-            if run(apt_get().arg("update")).is_err() {
-                eprintln!("setup: apt-get update failed, going on with the lists there are");
-            }
-            self.updated = true;
-        }
+        self.update();
         for package in packages {
             if !has_candidate(package)? {
                 bail!(
@@ -203,6 +195,55 @@ impl Apt {
             .args(["install", "-y", "--no-install-recommends", "--no-remove"])
             .args(packages))
     }
+
+    /// Brings the package lists up to date, once.
+    fn update(&mut self) {
+        if self.updated {
+            return;
+        }
+        // A source that does not answer need not be the one that matters.
+        if run(apt_get().arg("update")).is_err() {
+            eprintln!("setup: apt-get update failed, going on with the lists there are");
+        }
+        self.updated = true;
+    }
+
+    /// Fetches [`TEST_PACKAGES`], and what they need that the machine has not, into a directory. Nothing is installed.
+    fn download(&mut self, into: &Path) -> Result<()> {
+        let done = into.join("complete");
+        if done.is_file() {
+            return Ok(());
+        }
+        let list = TEST_PACKAGES.join(" ");
+        if !Path::new("/usr/bin/apt-get").exists() || !is_root() {
+            eprintln!(
+                "setup: the tests with {list} need Debian's apt and root to fetch these packages; without them they fail"
+            );
+            return Ok(());
+        }
+        eprintln!("setup: fetching {list} for the tests (not installed)");
+        self.update();
+        std::fs::create_dir_all(into.join("partial"))?;
+        let mut archives = std::ffi::OsString::from("Dir::Cache::archives=");
+        archives.push(into);
+        run(apt_get()
+            .args(["install", "-y", "--no-install-recommends", "--reinstall"])
+            .args(["--download-only", "-o"])
+            .arg(archives)
+            .args(TEST_PACKAGES))?;
+        std::fs::write(done, list)?;
+        Ok(())
+    }
+}
+
+/// apt-get that asks nothing. Errors come on stderr.
+fn apt_get() -> Command {
+    let mut command = Command::new("/usr/bin/apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
+        .stdout(Stdio::null());
+    command
 }
 
 /// The other way to a BPF toolchain, for systems where setup cannot install one.

@@ -12,6 +12,7 @@ mod conntrack_drops;
 mod engines;
 mod expressions;
 mod filters;
+mod interop;
 mod interrupted;
 mod invalid;
 mod legacy;
