@@ -6,6 +6,7 @@
 //! | `anchor` | tp_btf/kfree_skb | counts for `legacy`, and the drops that `drops` cannot see. And with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
 //! | `legacy` | tp_btf/kfree_skb, in front of `drops` | finds the rule of ip_tables that dropped |
 //! | `legacy_find`, `legacy_prime` | nothing: run by user space | find a table of ip_tables, and what its counters are |
+//! | `hook_list` | nothing: run by user space | in which order a hook calls base chains and tables |
 //! | `calibrate` | tp_btf/kfree_skb | while fwtrace starts: reports which stack words are rules |
 //!
 //! Every kernel struct is read at the offsets in [`LAYOUT`], which user space fills from BTF.
@@ -25,6 +26,8 @@ mod filter;
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod legacy;
+#[cfg(target_arch = "bpf")]
+mod order;
 #[cfg(target_arch = "bpf")]
 mod process;
 #[cfg(target_arch = "bpf")]

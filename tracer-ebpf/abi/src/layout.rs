@@ -80,6 +80,8 @@ layout! {
     net_hooks_ipv6 = "net.nf.hooks_ipv6",
     hook_entries_num = "nf_hook_entries.num_hook_entries",
     hook_entries_hooks = "nf_hook_entries.hooks",
+    hooks_nsproxy = "task_struct.nsproxy",
+    hooks_net = "nsproxy.net_ns",
     state_hook = "nf_hook_state.hook",
     state_pf = "nf_hook_state.pf",
     state_in = "nf_hook_state.in",

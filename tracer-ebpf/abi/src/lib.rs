@@ -13,6 +13,7 @@ mod calibration;
 mod conntrack;
 mod layout;
 mod legacy;
+mod order;
 mod record;
 mod settings;
 
@@ -20,6 +21,7 @@ pub use calibration::*;
 pub use conntrack::*;
 pub use layout::*;
 pub use legacy::*;
+pub use order::*;
 pub use record::*;
 pub use settings::*;
 
@@ -43,6 +45,7 @@ pod!(
     Count,
     CtCounts,
     CtKey,
+    HookList,
     Search,
     TableRef,
     Tables,

@@ -148,6 +148,7 @@ mod tests {
             rulesets: None,
             legacy: None,
             surroundings: None,
+            lists: None,
             connections: None,
             explainer: None,
             names: &Names::default(),

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use fwtrace_abi::Record;
@@ -43,6 +43,11 @@ const KEPT: usize = 2;
 const NAMESPACES: usize = 256;
 /// Ways that are kept for events; beyond that all are told again.
 const WAYS: usize = 4096;
+
+/// How often the kernel is asked for the order of chains, a ruleset.
+const TRIES: u32 = 5;
+/// And how long it is left alone in between.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How much is told beside the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,6 +170,9 @@ impl Evaluator {
         };
         let depth = self.depth;
         let compiled = self.compiled(stamp, past, place)?;
+        if stamp == Some(compiled.stamp) {
+            compiled.arrange(place);
+        }
         let nothing = World::default();
         let surroundings = match &mut place.surroundings {
             Some(surroundings) => {
@@ -313,6 +321,15 @@ fn stamp(record: &Record, place: &mut Place<'_>, exact: bool) -> Option<Stamp> {
     })
 }
 
+/// Hooks with chains of one priority.
+#[derive(Debug)]
+struct Ties {
+    hooks: Vec<(u8, u8)>,
+    /// How often the kernel may still be asked which comes first.
+    tries: u32,
+    next: Instant,
+}
+
 /// The rulesets of a namespace, ready to be evaluated.
 #[derive(Debug)]
 struct Compiled {
@@ -321,6 +338,7 @@ struct Compiled {
     legacy: Vec<Table>,
     /// Then an element expires that was taken to be there.
     until: Option<Instant>,
+    ties: Ties,
     cache: Cache,
     /// By address of the walk, which is kept with it.
     ways: HashMap<usize, (Arc<Walk>, Way)>,
@@ -348,6 +366,11 @@ impl Compiled {
         Self {
             stamp,
             until: program.lasts().map(|lasts| now + lasts),
+            ties: Ties {
+                hooks: program.ties(),
+                tries: TRIES,
+                next: now,
+            },
             cache: Cache::new(Arc::new(program)),
             nft,
             legacy,
@@ -355,6 +378,31 @@ impl Compiled {
             rules: HashMap::new(),
             policies: HashMap::new(),
             decisions: HashMap::new(),
+        }
+    }
+
+    /// Has the kernel say which of the chains of one priority come first. It may be at work on the ruleset: then again after a while.
+    fn arrange(&mut self, place: &mut Place<'_>) {
+        let ties = &mut self.ties;
+        if ties.hooks.is_empty() || ties.tries == 0 {
+            return;
+        }
+        let Some(lists) = &mut place.lists else {
+            return;
+        };
+        let now = Instant::now();
+        if now < ties.next {
+            return;
+        }
+        ties.tries -= 1;
+        ties.next = now + PAUSE;
+        let registered = lists.read(&ties.hooks, self.stamp.generation);
+        let mut program = Program::clone(self.cache.program());
+        program.arrange(&registered, self.nft.as_deref(), &self.legacy);
+        let left = program.ties();
+        if left != ties.hooks {
+            ties.hooks = left;
+            self.cache = Cache::new(Arc::new(program));
         }
     }
 

@@ -30,7 +30,7 @@ use self::{
     rules::RuleCache,
 };
 use crate::{
-    bpf::reader::RawDrop,
+    bpf::{order::Lists, reader::RawDrop},
     cli::Ladder,
     conntrack::Connections,
     eval::outcome::EngineKind,
@@ -53,6 +53,8 @@ pub struct Place<'a> {
     pub legacy: Option<&'a mut Tables>,
     /// Its links, routes and ipsets; `None` if they cannot be read.
     pub surroundings: Option<&'a mut Surroundings>,
+    /// What its hooks call; `None` if that cannot be read.
+    pub lists: Option<Lists<'a>>,
     /// Conntrack there; `None` if it cannot be asked.
     pub connections: Option<&'a mut Connections>,
     /// Explains the drops that no rule made; `None` if it is gone.

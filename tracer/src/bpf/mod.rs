@@ -4,5 +4,6 @@ pub mod buffers;
 pub mod calibrate;
 pub mod legacy;
 pub mod load;
+pub mod order;
 pub mod reader;
 pub mod slots;

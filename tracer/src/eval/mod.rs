@@ -10,6 +10,7 @@
 //! | [`field`] | one datum that an evaluation can read, and its value |
 //! | [`read`] | the one way from rules to data: loads lazily, notes what was read, keeps what rules wrote |
 //! | [`program`] | rulesets compiled once per generation; [`program::Program`] is the entry |
+//! | [`order`] | in which order the base chains of a hook come |
 //! | [`outcome`] | the ends that a walk can have |
 //! | [`logged`] | the way of a packet from the rule that logged it on |
 //! | [`walk`], [`miss`] | the explanation: phases, steps, the nearest miss |
@@ -31,7 +32,7 @@ mod load;
 pub mod logged;
 mod lookup;
 pub mod miss;
-mod order;
+pub mod order;
 pub mod outcome;
 pub mod packet;
 pub mod program;

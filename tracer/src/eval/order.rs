@@ -1,19 +1,119 @@
 //! In which order the base chains of a hook come, and what they can do.
 
+use std::collections::BTreeMap;
+
 use super::{
     code::{Decided, Op},
-    outcome::Fate,
-    program::{Chain, Hook, Program},
+    headers::{IPV4, IPV6},
+    outcome::{Fate, TableId},
+    program::{Base, Chain, Hook, HookKey, Program},
     sets::Gives,
     write::{self, Kinds},
 };
+use crate::{ruleset::model::Ruleset, xtables::legacy::Table};
 
 /// The most orders of chains with equal priorities that are tried.
 const MAX_ORDERS: usize = 24;
 
+/// What a hook calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// A base chain of nf_tables.
+    Nft {
+        /// The handle of its table.
+        table: u64,
+        /// Its handle.
+        chain: u64,
+    },
+    /// A table of ip_tables or ip6_tables.
+    Legacy {
+        /// The table's name.
+        table: String,
+    },
+    /// Connection tracking begins.
+    Tracking,
+    /// Addresses are translated; the chains of type nat follow.
+    Translation,
+}
+
+/// What hooks call, in the order in which they do, by family and hook (`NFPROTO_*`, `NF_INET_*`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registered(BTreeMap<(u8, u8), Vec<Called>>);
+
+impl Registered {
+    /// Says what a hook calls.
+    pub fn insert(&mut self, hook: (u8, u8), calls: Vec<Called>) {
+        self.0.insert(hook, calls);
+    }
+}
+
 impl Program {
+    /// The IP hooks with base chains of which it is not known, and matters, which comes first: family and hook (`NFPROTO_*`, `NF_INET_*`).
+    pub fn ties(&self) -> Vec<(u8, u8)> {
+        let mut ties: Vec<_> = self
+            .hooks
+            .iter()
+            .filter(|(key, hook)| matches!(key.pf(), IPV4 | IPV6) && is_tied(**key, hook))
+            .map(|(key, _)| key.numbers())
+            .collect();
+        ties.sort_unstable();
+        ties
+    }
+
+    /// Takes over the order in which the kernel calls the base chains, for hooks where it calls exactly those of these rulesets, which
+    /// the program was made of. Others are left as they are.
+    pub fn arrange(&mut self, registered: &Registered, nft: Option<&Ruleset>, legacy: &[Table]) {
+        let mut hooks = std::mem::take(&mut self.hooks);
+        for (key, hook) in &mut hooks {
+            let Some(calls) = registered.0.get(&key.numbers()) else {
+                continue;
+            };
+            let places: Option<Vec<usize>> = hook
+                .bases
+                .iter()
+                .map(|base| {
+                    let called = called(base, nft, legacy)?;
+                    calls.iter().position(|call| *call == called)
+                })
+                .collect();
+            let Some(places) = places else { continue };
+            let mut sorted: Vec<_> = places.iter().zip(&hook.bases).collect();
+            sorted.sort_by_key(|(place, _)| **place);
+            let chains = calls
+                .iter()
+                .filter(|call| matches!(call, Called::Nft { .. } | Called::Legacy { .. }));
+            // Each once, and by their priorities: chains of type nat are called from one place.
+            let complete = sorted.len() == chains.count()
+                && sorted.is_sorted_by(|(a, _), (b, _)| a < b)
+                && sorted.is_sorted_by_key(|(_, base)| base.rank().0);
+            if !complete {
+                continue;
+            }
+            let at = |wanted| calls.iter().position(|call| *call == wanted);
+            let (tracking, translation) = (at(Called::Tracking), at(Called::Translation));
+            for (base, place) in hook.bases.iter_mut().zip(places) {
+                base.place = Some(place);
+                if let (true, Some(tracking)) = (base.with_tracking, tracking) {
+                    base.with_tracking = false;
+                    base.early = place < tracking;
+                }
+                if let (true, Some(translation)) = (is_with_translation(*key, base), translation) {
+                    base.before_nat = place < translation;
+                }
+            }
+            self.order(hook);
+        }
+        self.hooks = hooks;
+    }
+
     /// Sorts a hook's chains by priority, and finds the orders that those of equal priority can be in.
     pub(super) fn order(&self, hook: &mut Hook) {
+        hook.unordered = false;
+        if hook.bases.iter().all(|base| base.place.is_some()) {
+            hook.bases.sort_by_key(|base| base.place);
+            hook.orders = vec![(0..hook.bases.len()).collect()];
+            return;
+        }
         // What is registered later comes first (`nf_hook_entries_grow()`); within a table the handles tell.
         hook.bases
             .sort_by_key(|base| (base.rank(), base.id.table, std::cmp::Reverse(base.id.chain)));
@@ -145,6 +245,36 @@ impl Program {
             })
             .fold(0, |a, b| a | b)
     }
+}
+
+/// Whether it is not known, and matters, in which order the hook calls its chains.
+fn is_tied(key: HookKey, hook: &Hook) -> bool {
+    let placed = hook.bases.iter().all(|base| base.place.is_some());
+    let translates = hook.bases.iter().any(|base| base.nat.is_some());
+    let unclear =
+        |base: &Base| base.with_tracking || (translates && is_with_translation(key, base));
+    !placed && (hook.unordered || hook.orders.len() > 1 || hook.bases.iter().any(unclear))
+}
+
+/// Whether it has the priority at which the hook translates addresses.
+fn is_with_translation(key: HookKey, base: &Base) -> bool {
+    base.nat.is_none() && key.translates() == Some(base.priority)
+}
+
+/// What the kernel calls for a base chain.
+fn called(base: &Base, nft: Option<&Ruleset>, legacy: &[Table]) -> Option<Called> {
+    Some(match base.id.table {
+        TableId::Nft(index) => {
+            let table = nft?.tables.get(index as usize)?;
+            Called::Nft {
+                table: table.handle,
+                chain: table.chains.get(base.id.chain as usize)?.handle,
+            }
+        }
+        TableId::Legacy(index) => Called::Legacy {
+            table: legacy.get(index as usize)?.name.clone(),
+        },
+    })
 }
 
 /// Every order of these groups.

@@ -52,6 +52,20 @@ impl HookKey {
     pub(super) fn pf(self) -> u8 {
         self.pf
     }
+
+    /// At which priority the hook translates addresses.
+    pub(super) fn translates(self) -> Option<i32> {
+        match (self.pf, self.hook) {
+            (IPV4 | IPV6, 0 | 3) => Some(NAT_DESTINATION),
+            (IPV4 | IPV6, 1 | 4) => Some(NAT_SOURCE),
+            _ => None,
+        }
+    }
+
+    /// Family and hook: `NFPROTO_*`, `NF_INET_*`.
+    pub(super) fn numbers(self) -> (u8, u8) {
+        (self.pf, self.hook)
+    }
 }
 
 /// What a chain is to its hook.
@@ -73,6 +87,8 @@ pub(super) struct Base {
     pub(super) with_tracking: bool,
     /// Reads addresses before the hook translates them.
     pub(super) before_nat: bool,
+    /// Its place among all that the hook calls, where the kernel has told that.
+    pub(super) place: Option<usize>,
 }
 
 /// The base chains of a hook.
@@ -457,6 +473,7 @@ impl Base {
             early: tracks && priority < CONNTRACK,
             with_tracking: tracks && priority == CONNTRACK,
             before_nat: ip && key.hook != 2 && (nat.is_some() || priority <= translates),
+            place: None,
         }
     }
 

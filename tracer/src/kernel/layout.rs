@@ -208,6 +208,7 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "net_hooks_ipv4" | "net_hooks_ipv6" => (F::ConntrackHooks, &[40]),
         "hook_entries_num" => (F::ConntrackHooks, &[2]),
         "hook_entries_hooks" => (F::ConntrackHooks, &[]),
+        "hooks_nsproxy" | "hooks_net" => (F::ConntrackHooks, &[8]),
         "net_ct_stat" => (F::ConntrackCounters, &[8]),
         "ctstat_drop"
         | "ctstat_insert_failed"

@@ -182,7 +182,7 @@ async fn live(
             batch = batches.recv() => match batch {
                 Some(batch) => {
                     batch.iter().for_each(|raw| tracer.note(&raw.record));
-                    run.batch(&batch, batches.is_empty())
+                    run.batch(&batch, batches.is_empty(), &mut tracer)
                 }
                 None => break,
             },
@@ -237,7 +237,7 @@ async fn live(
     tracer.stop()?;
     while let Some(batch) = batches.recv().await {
         if result.is_ok() {
-            result = run.batch(&batch, false);
+            result = run.batch(&batch, false, &mut tracer);
         }
     }
     if result.is_ok() {
@@ -318,7 +318,12 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Attributes and shows a batch; `last`: none is waiting behind it.
-    fn batch(&mut self, batch: &[RawDrop], last: bool) -> Result<(), RunError> {
+    fn batch(
+        &mut self,
+        batch: &[RawDrop],
+        last: bool,
+        tracer: &mut Tracer,
+    ) -> Result<(), RunError> {
         let since_boot = boot_offset();
         let traces = match &self.tracing {
             Some(tracing) => {
@@ -343,7 +348,7 @@ impl Run<'_> {
             let time = since_boot
                 .checked_add(SignedDuration::from_nanos_i128(i128::from(raw.record.time)))
                 .unwrap_or_default();
-            let mut event = self.attribute(raw, time, told.trace);
+            let mut event = self.attribute(raw, time, told.trace, tracer);
             event.invalid_for(told.invalid);
             if self.complete
                 && self.filter.shows(&event)
@@ -400,7 +405,7 @@ impl Run<'_> {
                 continue;
             };
             let mut namespaces = self.namespaces.borrow_mut();
-            let mut event = namespaces.with(heard.netns, |place| {
+            let mut event = namespaces.with(heard.netns, None, |place| {
                 let Heard { when, received, .. } = heard;
                 self.logged
                     .event(&packet, when, received, &heard.rules, place)
@@ -496,7 +501,13 @@ impl Run<'_> {
         }
     }
 
-    fn attribute(&mut self, raw: &RawDrop, time: Timestamp, trace: Option<Found>) -> DropEvent {
+    fn attribute(
+        &mut self,
+        raw: &RawDrop,
+        time: Timestamp,
+        trace: Option<Found>,
+        tracer: &mut Tracer,
+    ) -> DropEvent {
         let inode = raw.record.netns;
         let mut namespaces = self.namespaces.borrow_mut();
         if let (Some(netns), Some(tracing)) = (namespaces.meet(inode), &self.tracing)
@@ -505,7 +516,7 @@ impl Run<'_> {
             self.sink
                 .say(&format!("network namespace {netns}: {error}"));
         }
-        namespaces.with(inode, |mut place| {
+        namespaces.with(inode, tracer.order(), |mut place| {
             let Some(trace) = trace else {
                 return self.attributor.event(raw, time, place);
             };

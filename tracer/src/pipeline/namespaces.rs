@@ -17,6 +17,10 @@ use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedSender, task::JoinHandle};
 
 use crate::{
     attribute::{Place, Surroundings},
+    bpf::{
+        load::Programs,
+        order::{Lists, Order},
+    },
     conntrack::Connections,
     event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
     explain::Explainer,
@@ -216,10 +220,22 @@ impl Namespaces {
         found
     }
 
-    /// Hands `inode`'s place to `f`.
-    pub(super) fn with<T>(&mut self, inode: u32, f: impl FnOnce(Place<'_>) -> T) -> T {
+    /// Hands `inode`'s place to `f`; `order`: what reads the lists of its hooks.
+    pub(super) fn with<T>(
+        &mut self,
+        inode: u32,
+        order: Option<(&mut Order, &mut Programs)>,
+        f: impl FnOnce(Place<'_>) -> T,
+    ) -> T {
         match self.watched.get_mut(&inode) {
             Some(watched) => f(Place {
+                lists: order
+                    .zip(watched.file.as_ref())
+                    .map(|((order, programs), netns)| Lists {
+                        order,
+                        programs,
+                        netns,
+                    }),
                 netns: &watched.netns,
                 rulesets: watched.rulesets.as_mut(),
                 legacy: watched.legacy.as_mut(),
@@ -236,6 +252,7 @@ impl Namespaces {
                 legacy: None,
                 surroundings: None,
                 explainer: None,
+                lists: None,
                 connections: None,
                 names: &self.system,
                 epoch: 0,

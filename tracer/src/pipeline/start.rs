@@ -17,6 +17,7 @@ use crate::{
         calibrate::{CalibrationError, Calibrator},
         legacy,
         load::{BpfError, Programs},
+        order::{self, Order},
         reader::{RawDrop, Reader, Source},
         slots::UNLEARNT,
     },
@@ -160,6 +161,7 @@ pub fn kernel() -> Result<Kernel, StartError> {
                 .chain([HOOK_SLOW])
                 .chain(LEGACY_HOOKS)
                 .chain(NFTABLES_HOOKS)
+                .chain(order::functions())
                 .collect();
             Symbols::load(&names)
         });
@@ -190,6 +192,8 @@ struct Attached {
     reader: Reader,
     /// `None`: which legacy rule dropped cannot be told.
     legacy: Option<Legacy>,
+    /// `None`: the order of chains with the same priority cannot be read.
+    order: Option<Order>,
     /// What [`Tracer::missed`] was when it was stopped: what is dropped from then on is no business of this run.
     missed: Option<u64>,
 }
@@ -412,6 +416,8 @@ fn attach(
     programs.attach("drops")?;
     programs.detach("calibrate")?;
     programs.forget_btf();
+    let order = lists(&kernel).then(|| kernel.symbols.as_ref().ok().cloned().map(Order::new));
+    let order = order.flatten();
     let locations = Locations::new(kernel.symbols.unwrap_or_default(), &sites);
     let mut attributor = Attributor::new(
         kernel.reasons,
@@ -428,6 +434,7 @@ fn attach(
             settings,
             reader,
             legacy,
+            order,
             missed: None,
         }),
         idle: None,
@@ -453,6 +460,16 @@ fn counts(kernel: &Kernel, settings: &Settings) -> bool {
         Feature::ConntrackHooks,
     ];
     needed.into_iter().all(|feature| kernel.has(feature)) && settings.hook_slow[0] != 0
+}
+
+/// Whether the order in which hooks call base chains can be read.
+fn lists(kernel: &Kernel) -> bool {
+    let needed = [
+        Feature::ConntrackHooks,
+        Feature::Generation,
+        Feature::KernelStack,
+    ];
+    needed.into_iter().all(|feature| kernel.has(feature))
 }
 
 /// What the output shows, and the file keeps, beside the rule.
@@ -490,6 +507,11 @@ impl Tracer {
             Some(attached) => attached.recalibrate(),
             None => Ok(String::new()),
         }
+    }
+
+    /// What reads the order of chains with the same priority.
+    pub(super) fn order(&mut self) -> Option<(&mut Order, &mut Programs)> {
+        self.attached.as_mut()?.order()
     }
 
     /// Takes a look at a record: it may say that legacy tables are others by now.
@@ -630,6 +652,10 @@ impl Attached {
                 log::warn!("conntrack's counters of network namespace {netns}: {error}");
             }
         }
+    }
+
+    fn order(&mut self) -> Option<(&mut Order, &mut Programs)> {
+        Some((self.order.as_mut()?, &mut self.programs))
     }
 
     fn unwatch(&mut self, netns: u32) -> Result<(), BpfError> {

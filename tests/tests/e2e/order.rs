@@ -1,0 +1,141 @@
+//! Base chains of one priority on one hook: which comes first is what the kernel's list of the hook says.
+
+use anyhow::{Context, Result, ensure};
+use e2e::expect::at;
+use e2e::fwtrace::{Drop, Fwtrace};
+use e2e::net::{Net, Place};
+use e2e::nft;
+use e2e::traffic;
+
+use crate::support::{end_well, udp};
+
+use Place::{A, R};
+
+const PORT: u16 = 3800;
+
+/// A table with one base chain on input that drops, at this priority.
+fn dropping(family: &str, name: &str, priority: i32) -> String {
+    format!(
+        "table {family} {name} {{ chain in {{ type filter hook input priority {priority}\n\
+         udp dport {PORT} counter drop comment \"{name}\"\n}}\n}}\n"
+    )
+}
+
+/// The comment of the one of these rules whose counter has moved, and resets the counters.
+fn moved(net: &Net) -> Result<String> {
+    let ruleset = nft::list(&net.r)?;
+    let moved: Vec<_> = ruleset
+        .rules
+        .iter()
+        .filter(|rule| rule.packets.is_some_and(|packets| packets > 0))
+        .collect();
+    ensure!(moved.len() == 1, "scenario: {moved:?}");
+    let comment = moved[0].comment.clone().context("no comment")?;
+    net.r.command(&["nft", "reset", "rules"], "")?;
+    Ok(comment)
+}
+
+/// The evaluator, which the kernel tells nothing of the rule, names this one and no other.
+fn is_computed(drop: &Drop, comment: &str) -> Result<()> {
+    let event = &drop.json;
+    ensure!(
+        at(event, "evidence.confidence") == "computed",
+        "expected {comment}: {event}"
+    );
+    ensure!(at(event, "rule.comment") == comment, "{comment}: {event}");
+    Ok(())
+}
+
+fn start(net: &Net) -> Result<Fwtrace> {
+    let port = PORT.to_string();
+    Fwtrace::start(&net.r, &["--evidence", "evaluator", "--port", &port])
+}
+
+/// Sends a datagram; the rule whose counter moved is the one that is named. Gives its comment.
+fn dropped_by(net: &Net, fwtrace: &mut Fwtrace, v6: bool) -> Result<String> {
+    udp(net, A, R, v6, (4800, PORT));
+    let drop = fwtrace.next_drop()?;
+    let moved = moved(net)?;
+    is_computed(&drop, &moved)?;
+    Ok(moved)
+}
+
+#[test]
+fn of_chains_with_one_priority_the_one_is_named_that_the_kernel_calls_first() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(&net.r, &dropping("ip", "one", 0))?;
+    nft::load(&net.r, &dropping("inet", "two", 0))?;
+    nft::load(&net.r, &dropping("ip", "three", 0))?;
+    let mut fwtrace = start(&net)?;
+    let mut seen = vec![dropped_by(&net, &mut fwtrace, false)?];
+    // The family's own tables are not in the list of IPv6.
+    nft::load(&net.r, &dropping("ip6", "four", 0))?;
+    seen.push(dropped_by(&net, &mut fwtrace, true)?);
+    // Each in turn goes to the end of the tables, and to another place in the list.
+    for name in ["one", "two", "three"] {
+        let family = if name == "two" { "inet" } else { "ip" };
+        let again = format!(
+            "delete table {family} {name}\n{}",
+            dropping(family, name, 0)
+        );
+        nft::load(&net.r, &again)?;
+        seen.push(dropped_by(&net, &mut fwtrace, false)?);
+        nft::load(&net.r, &format!("delete table {family} {name}"))?;
+        seen.push(dropped_by(&net, &mut fwtrace, false)?);
+        nft::load(&net.r, &dropping(family, name, 0))?;
+        seen.push(dropped_by(&net, &mut fwtrace, false)?);
+    }
+    // Out of the list and into it again, without a change of handles.
+    nft::load(&net.r, "table ip one { flags dormant; }")?;
+    seen.push(dropped_by(&net, &mut fwtrace, false)?);
+    nft::load(&net.r, "table ip one { }")?;
+    seen.push(dropped_by(&net, &mut fwtrace, false)?);
+    e2e::report(&format!("the order of four tables: {}", seen.join(" ")));
+    for name in ["one", "two", "three", "four"] {
+        ensure!(seen.iter().any(|seen| seen == name), "{name}: {seen:?}");
+    }
+    end_well(fwtrace)
+}
+
+#[test]
+fn a_legacy_table_and_a_chain_of_its_priority_are_told_apart() -> Result<()> {
+    for nft_first in [true, false] {
+        let net = Net::routed()?;
+        let load_nft = || nft::load(&net.r, &dropping("ip", "nft", 0));
+        if nft_first {
+            load_nft()?;
+        }
+        e2e::legacy::run(
+            &net.r,
+            false,
+            &format!("-A INPUT -p udp --dport {PORT} -j DROP"),
+        )?;
+        if !nft_first {
+            load_nft()?;
+        }
+        let mut fwtrace = start(&net)?;
+        udp(&net, A, R, false, (4800, PORT));
+        let event = fwtrace.next_drop()?.json;
+        let legacy = e2e::legacy::list(&net.r, false, "filter")?;
+        let by_legacy = legacy.iter().any(|rule| rule.packets > 0);
+        let by_nft = nft::list(&net.r)?
+            .commented("nft")
+            .and_then(|rule| rule.packets)
+            == Some(1);
+        ensure!(by_legacy != by_nft, "scenario: {legacy:?}");
+        let engine = if by_nft {
+            "nf_tables"
+        } else {
+            "xtables-legacy"
+        };
+        e2e::report(&format!("nft first: {nft_first}, dropped by {engine}"));
+        ensure!(
+            at(&event, "evidence.confidence") == "computed",
+            "{by_nft}: {event}"
+        );
+        let named = at(&event, "rule.comment") == "nft";
+        ensure!(named == by_nft, "{by_nft}: {event}");
+        end_well(fwtrace)?;
+    }
+    Ok(())
+}
