@@ -4,8 +4,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
 use e2e::fwtrace::{Drop, Fwtrace};
 use e2e::net::{Net, Place};
-use e2e::nft;
-use e2e::traffic;
+use e2e::nft::{self, Rule, Ruleset};
 
 use crate::support::{end_well, udp};
 
@@ -21,18 +20,29 @@ fn dropping(family: &str, name: &str, priority: i32) -> String {
     )
 }
 
-/// The comment of the one of these rules whose counter has moved, and resets the counters.
-fn moved(net: &Net) -> Result<String> {
-    let ruleset = nft::list(&net.r)?;
-    let moved: Vec<_> = ruleset
+/// Changes the ruleset, in one transaction.
+fn add(net: &Net, commands: &str) -> Result<()> {
+    net.r.command(&["nft", "-f", "-"], commands).map(drop)
+}
+
+/// The comment of the one of these rules whose counter has moved since.
+fn moved(before: &Ruleset, net: &Net) -> Result<String> {
+    let after = nft::list(&net.r)?;
+    let counted = |ruleset: &Ruleset, rule: &Rule| {
+        let same = |other: &&Rule| other.table == rule.table && other.handle == rule.handle;
+        ruleset
+            .rules
+            .iter()
+            .find(same)
+            .and_then(|rule| rule.packets)
+    };
+    let moved: Vec<_> = after
         .rules
         .iter()
-        .filter(|rule| rule.packets.is_some_and(|packets| packets > 0))
+        .filter(|rule| rule.packets != counted(before, rule))
         .collect();
     ensure!(moved.len() == 1, "scenario: {moved:?}");
-    let comment = moved[0].comment.clone().context("no comment")?;
-    net.r.command(&["nft", "reset", "rules"], "")?;
-    Ok(comment)
+    moved[0].comment.clone().context("no comment")
 }
 
 /// The evaluator, which the kernel tells nothing of the rule, names this one and no other.
@@ -53,9 +63,10 @@ fn start(net: &Net) -> Result<Fwtrace> {
 
 /// Sends a datagram; the rule whose counter moved is the one that is named. Gives its comment.
 fn dropped_by(net: &Net, fwtrace: &mut Fwtrace, v6: bool) -> Result<String> {
+    let before = nft::list(&net.r)?;
     udp(net, A, R, v6, (4800, PORT));
     let drop = fwtrace.next_drop()?;
-    let moved = moved(net)?;
+    let moved = moved(&before, net)?;
     is_computed(&drop, &moved)?;
     Ok(moved)
 }
@@ -63,13 +74,13 @@ fn dropped_by(net: &Net, fwtrace: &mut Fwtrace, v6: bool) -> Result<String> {
 #[test]
 fn of_chains_with_one_priority_the_one_is_named_that_the_kernel_calls_first() -> Result<()> {
     let net = Net::routed()?;
-    nft::load(&net.r, &dropping("ip", "one", 0))?;
-    nft::load(&net.r, &dropping("inet", "two", 0))?;
-    nft::load(&net.r, &dropping("ip", "three", 0))?;
+    add(&net, &dropping("ip", "one", 0))?;
+    add(&net, &dropping("inet", "two", 0))?;
+    add(&net, &dropping("ip", "three", 0))?;
     let mut fwtrace = start(&net)?;
     let mut seen = vec![dropped_by(&net, &mut fwtrace, false)?];
     // The family's own tables are not in the list of IPv6.
-    nft::load(&net.r, &dropping("ip6", "four", 0))?;
+    add(&net, &dropping("ip6", "four", 0))?;
     seen.push(dropped_by(&net, &mut fwtrace, true)?);
     // Each in turn goes to the end of the tables, and to another place in the list.
     for name in ["one", "two", "three"] {
@@ -78,17 +89,17 @@ fn of_chains_with_one_priority_the_one_is_named_that_the_kernel_calls_first() ->
             "delete table {family} {name}\n{}",
             dropping(family, name, 0)
         );
-        nft::load(&net.r, &again)?;
+        add(&net, &again)?;
         seen.push(dropped_by(&net, &mut fwtrace, false)?);
-        nft::load(&net.r, &format!("delete table {family} {name}"))?;
+        add(&net, &format!("delete table {family} {name}"))?;
         seen.push(dropped_by(&net, &mut fwtrace, false)?);
-        nft::load(&net.r, &dropping(family, name, 0))?;
+        add(&net, &dropping(family, name, 0))?;
         seen.push(dropped_by(&net, &mut fwtrace, false)?);
     }
     // Out of the list and into it again, without a change of handles.
-    nft::load(&net.r, "table ip one { flags dormant; }")?;
+    add(&net, "table ip one { flags dormant; }")?;
     seen.push(dropped_by(&net, &mut fwtrace, false)?);
-    nft::load(&net.r, "table ip one { }")?;
+    add(&net, "table ip one { }")?;
     seen.push(dropped_by(&net, &mut fwtrace, false)?);
     e2e::report(&format!("the order of four tables: {}", seen.join(" ")));
     for name in ["one", "two", "three", "four"] {
@@ -101,7 +112,7 @@ fn of_chains_with_one_priority_the_one_is_named_that_the_kernel_calls_first() ->
 fn a_legacy_table_and_a_chain_of_its_priority_are_told_apart() -> Result<()> {
     for nft_first in [true, false] {
         let net = Net::routed()?;
-        let load_nft = || nft::load(&net.r, &dropping("ip", "nft", 0));
+        let load_nft = || add(&net, &dropping("ip", "nft", 0));
         if nft_first {
             load_nft()?;
         }
