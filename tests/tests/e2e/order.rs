@@ -1,4 +1,5 @@
-//! Base chains of one priority on one hook: which comes first is what the kernel's list of the hook says.
+//! Base chains of one priority on one hook, and of that of connection tracking and address translation: which comes first is what the
+//! kernel's list of the hook says.
 
 use anyhow::{Context, Result, ensure};
 use e2e::expect::at;
@@ -148,5 +149,57 @@ fn a_legacy_table_and_a_chain_of_its_priority_are_told_apart() -> Result<()> {
         ensure!(named == by_nft, "{by_nft}: {event}");
         end_well(fwtrace)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_chain_with_the_priority_of_tracking_sees_the_connection_only_behind_it() -> Result<()> {
+    let table = |name: &str| {
+        format!(
+            "table ip {name} {{ chain pre {{ type filter hook prerouting priority -200\n\
+             udp dport {PORT} ct state new counter drop comment \"{name} behind\"\n\
+             udp dport {PORT} ct state invalid counter drop comment \"{name} before\"\n}}\n}}\n"
+        )
+    };
+    let net = Net::routed()?;
+    // Tracking is registered for the rule, after the chain.
+    add(&net, &table("one"))?;
+    let mut fwtrace = start(&net)?;
+    let mut seen = vec![dropped_by(&net, &mut fwtrace, false)?];
+    // Tracking is there already.
+    add(&net, &table("two"))?;
+    seen.push(dropped_by(&net, &mut fwtrace, false)?);
+    add(&net, "delete table ip two")?;
+    seen.push(dropped_by(&net, &mut fwtrace, false)?);
+    ensure!(
+        seen == ["one behind", "two before", "one behind"],
+        "{seen:?}"
+    );
+    end_well(fwtrace)
+}
+
+#[test]
+fn a_chain_with_the_priority_of_translation_sees_either_address() -> Result<()> {
+    let to = PORT + 1;
+    let filter = format!(
+        "table ip f {{ chain pre {{ type filter hook prerouting priority -100\n\
+         udp dport {PORT} counter drop comment \"before\"\n\
+         udp dport {to} counter drop comment \"behind\"\n}}\n}}\n"
+    );
+    let nat = format!(
+        "table ip n {{ chain pre {{ type nat hook prerouting priority -100\n\
+         udp dport {PORT} redirect to :{to}\n}}\n}}\n"
+    );
+    let mut seen = Vec::new();
+    for tables in [[&filter, &nat], [&nat, &filter]] {
+        let net = Net::routed()?;
+        for table in tables {
+            add(&net, table)?;
+        }
+        let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "evaluator"])?;
+        seen.push(dropped_by(&net, &mut fwtrace, false)?);
+        end_well(fwtrace)?;
+    }
+    ensure!(seen == ["behind", "before"], "{seen:?}");
     Ok(())
 }

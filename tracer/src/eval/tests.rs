@@ -3,12 +3,13 @@
 mod any;
 mod expressions;
 mod logged;
+mod order;
 mod sets;
 
 use super::{
     field::DoubtKind,
     miss::Texts,
-    outcome::{Answer, Decision, Fate, Known, Outcome},
+    outcome::{Answer, Decision, Fate, Known, Outcome, TableId},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
     program::Program,
     walk::Detail,
