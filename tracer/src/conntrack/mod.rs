@@ -130,7 +130,7 @@ impl Connections {
         self.newest.iter().map(|(cpu, counters)| (*cpu, counters))
     }
 
-    /// How full the table is: of this moment, or full of the last [`STALE`]. `None`: not known, or asked too often.
+    /// How full the table is: of this moment, or full at most 50 ms ago. `None`: not known, or asked too often.
     pub fn usage(&mut self) -> Option<Usage> {
         let now = Instant::now();
         let fresh = self.asked.is_some_and(|asked| now < asked + STALE);
