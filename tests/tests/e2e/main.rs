@@ -23,6 +23,7 @@ mod mixed;
 mod namespaces;
 mod nflog;
 mod nflog_only;
+mod nflog_twice;
 mod order;
 mod packets;
 mod process;

@@ -18,7 +18,7 @@ const DNS: &str = "table inet t { chain in { type filter hook input priority 0
 }\n}";
 
 /// The group, the prefix and the rule (table, chain, number) of an entry of `log`.
-type Entry<'a> = (u64, &'a str, Option<(&'a str, &'a str, u64)>);
+pub(crate) type Entry<'a> = (u64, &'a str, Option<(&'a str, &'a str, u64)>);
 
 fn entry(log: &Value) -> Entry<'_> {
     let rule = &log["rule"];
@@ -32,13 +32,13 @@ fn entry(log: &Value) -> Entry<'_> {
     )
 }
 
-fn entries(event: &Value) -> Vec<Entry<'_>> {
+pub(crate) fn entries(event: &Value) -> Vec<Entry<'_>> {
     let logs = event["log"].as_array();
     logs.into_iter().flatten().map(entry).collect()
 }
 
 /// Sends so many datagrams through one socket.
-fn flood(net: &Net, count: usize, dst: SocketAddr, src: SocketAddr) -> Result<()> {
+pub(crate) fn flood(net: &Net, count: usize, dst: SocketAddr, src: SocketAddr) -> Result<()> {
     net.a.run(|| -> Result<()> {
         let socket = UdpSocket::bind(src)?;
         for _ in 0..count {
@@ -48,7 +48,7 @@ fn flood(net: &Net, count: usize, dst: SocketAddr, src: SocketAddr) -> Result<()
     })
 }
 
-fn logged(end: &End, key: &str) -> Result<u64> {
+pub(crate) fn logged(end: &End, key: &str) -> Result<u64> {
     end.summary["logged"][key]
         .as_u64()
         .with_context(|| format!("no logged.{key} in {}\n{}", end.summary, end.stderr))
@@ -538,6 +538,63 @@ fn logs_of_drops_that_are_filtered_out_are_no_accepted_packets() -> Result<()> {
         ensure!(end.status.success() && end.drops.is_empty(), "{end:?}");
         ensure!(logged(&end, "filtered")? == 1, "{args:?}: {}", end.summary);
         ensure!(logged(&end, "passed")? == 0, "{args:?}: {}", end.summary);
+    }
+    Ok(())
+}
+
+/// Whoever names a group sees what is logged to it, each packet once: with its drop, or for itself.
+#[test]
+fn a_group_that_is_named_is_shown_whole_and_nothing_twice() -> Result<()> {
+    const PACKETS: usize = 20;
+    let net = Net::routed()?;
+    nft::load(
+        &net.r,
+        "table inet t { chain in { type filter hook input priority 0
+            udp dport 53 counter log group 5 prefix \"dns \" drop comment \"hit\"
+            udp dport 54 counter log group 5 prefix \"ok \" accept comment \"ok\"
+            udp dport 55 log group 6 prefix \"other \" accept
+        }\n}",
+    )?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--nflog", "5"])?;
+    for _ in 0..PACKETS {
+        for port in [55, 54, 53] {
+            udp(&net, Place::A, Place::R, false, (4000 + port, port));
+        }
+    }
+    let mut events = Vec::new();
+    for _ in 0..2 * PACKETS {
+        events.push(serde_json::from_str::<Value>(&fwtrace.next_line()?)?);
+    }
+    let end = fwtrace.interrupt()?;
+    ensure!(end.status.success() && end.count("shown")? == PACKETS as u64);
+    ensure!(
+        end.stdout.len() == 2 * PACKETS + 1,
+        "{} lines",
+        end.stdout.len()
+    );
+    let ruleset = hit(&net, PACKETS as u64)?;
+    let accepted = ruleset.commented("ok").context("no rule")?;
+    ensure!(accepted.packets == Some(PACKETS as u64), "{accepted:?}");
+    for (kind, port, verdict, log) in [
+        ("drop", 53, "drop", (5, "dns ", Some(("t", "in", 1)))),
+        ("log", 54, "accept", (5, "ok ", Some(("t", "in", 2)))),
+    ] {
+        let of_kind = events.iter().filter(|event| event["type"] == kind);
+        let of_kind: Vec<_> = of_kind.collect();
+        ensure!(of_kind.len() == PACKETS, "{kind}: {}", of_kind.len());
+        for event in of_kind {
+            ensure!(at(event, "packet.dport") == port, "{event}");
+            ensure!(at(event, "verdict") == verdict, "{event}");
+            ensure!(entries(event) == [log], "{event}");
+        }
+    }
+    for (key, count) in [
+        ("received", 2 * PACKETS),
+        ("joined", PACKETS),
+        ("passed", PACKETS),
+    ] {
+        let told = logged(&end, key)?;
+        ensure!(told == count as u64, "{key}: {}", end.summary);
     }
     Ok(())
 }

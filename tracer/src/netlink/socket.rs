@@ -391,6 +391,13 @@ impl Socket {
             .map_err(|errno| io_error("set NETLINK_NO_ENOBUFS")(errno.into()))
     }
 
+    /// Has the kernel note on each packet it receives, in any namespace, when that was, as long as the socket is open
+    /// (`net_enable_timestamp()`, net/core/dev.c, v6.18). It begins to do so some milliseconds later at most.
+    pub fn set_timestamps(&self) -> Result<(), SocketError> {
+        setsockopt(self, sockopt::ReceiveTimestamp, &true)
+            .map_err(|errno| io_error("set SO_TIMESTAMP")(errno.into()))
+    }
+
     /// Datagrams that did not fit the receive buffer, since the socket was opened; wraps around.
     pub fn drops(&self) -> Result<u32, SocketError> {
         getsockopt(self, MemInfo)

@@ -68,16 +68,24 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Becomes the listener of `group` in `netns`, with room for `buffer` bytes of messages.
+    /// Becomes the listener of `group` in `netns`, with room for `buffer` bytes of messages. `received`: packets are to show when they
+    /// were received.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn new(netns: &NetNs, group: u16, buffer: usize) -> Result<Self, Error> {
+    pub fn new(netns: &NetNs, group: u16, buffer: usize, received: bool) -> Result<Self, Error> {
         let mut socket = Socket::open_in(netns.as_fd(), Protocol::Netfilter, &[])?;
         // Before there is anything to be lost.
         for (what, set) in [
             ("receive buffer", socket.set_receive_buffer(buffer)),
             ("losses", socket.set_no_overruns()),
+            (
+                "times",
+                match received {
+                    true => socket.set_timestamps(),
+                    false => Ok(()),
+                },
+            ),
         ] {
             if let Err(error) = set {
                 log::info!("NFLOG group {group}: {what}: {error}");

@@ -197,11 +197,15 @@ async fn live(
                 run.namespaces.borrow_mut().sample_conntrack();
                 tracer.tell_counters(&mut run.namespaces.borrow_mut());
                 run.follow_groups();
-                if batches.is_empty() {
-                    run.nflog.forget();
-                }
+                let shown = match batches.is_empty() {
+                    true => {
+                        run.nflog.forget();
+                        run.heard()
+                    }
+                    false => Ok(()),
+                };
                 vanished = run.let_go(&mut tracer);
-                run.report_losses(&tracer)
+                shown.and_then(|()| run.report_losses(&tracer))
             }
             () = released(&mut lock) => {
                 run.namespaces.borrow_mut().poll_legacy(true);
@@ -244,7 +248,7 @@ async fn live(
         run.nflog.end();
         result = run
             .show_joined(u64::MAX)
-            .and_then(|()| run.show_logged())
+            .and_then(|()| run.show_logged(u64::MAX))
             .and_then(|()| run.finish(&tracer));
     }
     // However it ended: the file is to be whole.
@@ -395,11 +399,11 @@ impl Run<'_> {
         let now = now();
         self.nflog.hear();
         self.show_joined(now)?;
-        self.show_logged()
+        self.show_logged(now)
     }
 
-    /// Shows logged packets that are not shown with a drop.
-    fn show_logged(&mut self) -> Result<(), RunError> {
+    /// Shows logged packets that are not shown with a drop, if they need not wait for other logs of theirs; with `u64::MAX` each.
+    fn show_logged(&mut self, now: u64) -> Result<(), RunError> {
         while let Some(heard) = self.nflog.pop() {
             let Ok(packet) = netlink::nflog::decode(&heard.message) else {
                 continue;
@@ -414,11 +418,14 @@ impl Run<'_> {
             if !self.nflog.is_alone() {
                 event = event.not_dropped();
             }
+            self.nflog.wait(&packet, &heard, event);
+        }
+        while let Some((event, logs)) = self.nflog.whole(now) {
             let (Event::Drop(shown) | Event::Log(shown)) = &event else {
                 continue;
             };
             let wanted = self.left != Some(0) && self.filter.shows(shown);
-            self.nflog.shown(wanted.then_some(shown.verdict));
+            self.nflog.shown(wanted.then_some(shown.verdict), logs);
             if !wanted {
                 continue;
             }
@@ -680,7 +687,7 @@ impl Run<'_> {
         })?;
         let logged = self.nflog.account();
         // Given up just now: their drops have not come.
-        self.show_logged()?;
+        self.show_logged(u64::MAX)?;
         let mut summary = Summary {
             time: Timestamp::now(),
             seen: counters.seen + tracer.missed()?,
@@ -699,6 +706,7 @@ impl Run<'_> {
             summary.seen = logged.received + logged.lost;
             summary.shown += self.logs;
             summary.filtered = logged.filtered;
+            summary.aggregated += self.nflog.merged();
             summary.lost = logged.lost;
         }
         self.emit(&Event::Summary(summary))

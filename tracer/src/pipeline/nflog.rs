@@ -3,6 +3,7 @@
 //! ```text
 //! groups --before each batch, and when something comes--> Nflog::hear --\
 //! attributed drops ------------------------------------> Nflog::hold --+-> correlate --> Nflog::next, in order
+//!                                                                       \-> Nflog::pop, attributed --> Nflog::wait --> together --> Nflog::whole
 //! ```
 
 use std::{
@@ -27,7 +28,7 @@ use super::namespaces::Namespaces;
 use crate::{
     bpf::reader::RawDrop,
     cli::{Filter, Groups},
-    event::{DropEvent, LogRef, Logged, Verdict},
+    event::{DropEvent, Event, LogRef, Logged, Verdict},
     expr::{self, Expression},
     netlink::nflog::Packet,
     netns::NetNs,
@@ -36,6 +37,7 @@ use crate::{
         listener::{self, Listener, network, now},
         passed,
         rules::LogRules,
+        together::{Part, Together},
     },
     packet::Capture,
     ruleset::snapshot::watch_readable,
@@ -66,6 +68,10 @@ pub(super) struct Nflog {
     alone: bool,
     /// Those that are to be shown for themselves.
     alike: VecDeque<Heard>,
+    /// The same as events, which wait for others of the same packet.
+    together: Together<Event>,
+    /// Logs that stand in the event of another.
+    merged: u64,
 }
 
 /// A logged packet that waits for its drop.
@@ -142,6 +148,8 @@ impl Nflog {
             order: 0,
             alone,
             alike: VecDeque::new(),
+            together: Together::default(),
+            merged: 0,
         }
     }
 
@@ -171,17 +179,63 @@ impl Nflog {
         self.alike.pop_front()
     }
 
-    /// Takes account of one that was shown for itself; `None`: the filter does not want what it has become.
-    pub(super) fn shown(&mut self, verdict: Option<Verdict>) {
+    /// Takes in what a logged packet has become, which waits for other logs of that packet. [`Nflog::whole`] gives it back.
+    pub(super) fn wait(&mut self, packet: &Packet<'_>, heard: &Heard, event: Event) {
+        let looks = match (&event, Headers::of_packet(network(packet))) {
+            (Event::Drop(event) | Event::Log(event), Some(headers)) => {
+                passed::looks(event, headers)
+            }
+            _ => Vec::new(),
+        };
+        self.together.push(Part {
+            netns: heard.netns,
+            looks,
+            sign: Sign {
+                group: packet.group,
+                prefix: packet.prefix.as_deref().unwrap_or_default().into(),
+                pf: u8::from(packet.family),
+                hook: packet.hook,
+            },
+            received: packet.time,
+            order: heard.order,
+            came: now(),
+            what: event,
+        });
+    }
+
+    /// A packet with all its logs, if it need not wait any more, and how many there are; with `u64::MAX` each in turn. What became of
+    /// it is what became of it behind the last rule that logged it.
+    pub(super) fn whole(&mut self, now: u64) -> Option<(Event, u64)> {
+        let mut events = self.together.next(now)?;
+        let count = events.len() as u64;
+        let mut last = events.pop()?;
+        if let Event::Drop(last) | Event::Log(last) = &mut last {
+            let before = events.into_iter().flat_map(|event| match event {
+                Event::Drop(event) | Event::Log(event) => event.log,
+                _ => Vec::new(),
+            });
+            last.log = before.chain(std::mem::take(&mut last.log)).collect();
+        }
+        Some((last, count))
+    }
+
+    /// Takes account of `logs` that were shown as one; `None`: the filter does not want what has become of the packet.
+    pub(super) fn shown(&mut self, verdict: Option<Verdict>, logs: u64) {
         if !self.alone {
             return;
         }
-        match verdict {
-            None => self.account.filtered += 1,
-            Some(Verdict::Drop | Verdict::Reject) => self.account.joined += 1,
-            Some(Verdict::Accept) => self.account.passed += 1,
-            Some(Verdict::Unknown) => self.account.unknown += 1,
-        }
+        self.merged += verdict.map_or(0, |_| logs.saturating_sub(1));
+        *match verdict {
+            None => &mut self.account.filtered,
+            Some(Verdict::Drop | Verdict::Reject) => &mut self.account.joined,
+            Some(Verdict::Accept) => &mut self.account.passed,
+            Some(Verdict::Unknown) => &mut self.account.unknown,
+        } += logs;
+    }
+
+    /// Logs that were shown in the event of another, where nothing else tells of drops.
+    pub(super) fn merged(&self) -> u64 {
+        self.merged
     }
 
     /// Listens to the groups that are wanted in each namespace by now, but for those that `reserved` says are not to be had, with why.
@@ -200,6 +254,7 @@ impl Nflog {
             self.retried = Instant::now();
         }
         let mut left = Vec::new();
+        let received = self.alone || matches!(self.wanted, Groups::These(_));
         for (inode, netns, rules) in namespaces.log_rules() {
             let wanted = match &self.wanted {
                 Groups::Auto => rules.groups(),
@@ -230,7 +285,7 @@ impl Nflog {
                 let name = format!("NFLOG group {group} of network namespace {netns}");
                 let why = match reserved(inode, *group) {
                     Some(why) => why.to_owned(),
-                    None => match open(netns, *group, self.buffer, &self.something) {
+                    None => match open(netns, *group, self.buffer, received, &self.something) {
                         Ok(listener) => {
                             if refused {
                                 place.refused.remove(group);
@@ -284,6 +339,7 @@ impl Nflog {
     /// Whether drops go straight through.
     pub(super) fn is_idle(&self) -> bool {
         self.alike.is_empty()
+            && self.together.is_empty()
             && self.correlator.is_empty()
             && self.places.values().all(|place| place.groups.is_empty())
     }
@@ -310,7 +366,6 @@ impl Nflog {
         // Whoever names a group wants to see what is logged to it.
         let named = matches!(wanted, Groups::These(_));
         for (inode, place) in places {
-            let before = alike.len();
             for (number, group) in &mut place.groups {
                 let last = &mut group.last;
                 let more = group.listener.drain(|packet, message, when| {
@@ -351,10 +406,6 @@ impl Nflog {
                 if more {
                     self.something.notify_one();
                 }
-            }
-            // Each group is in order, and they are numbered together.
-            if let Some(new) = alike.make_contiguous().get_mut(before..) {
-                new.sort_by_key(|heard| heard.order);
             }
         }
         self.give_up(0);
@@ -403,7 +454,8 @@ impl Nflog {
     /// Waits until something was logged, or the oldest drop has waited long enough.
     pub(super) async fn ready(&self) {
         let until = async {
-            match self.correlator.deadline() {
+            let deadlines = [self.correlator.deadline(), self.together.deadline()];
+            match deadlines.into_iter().flatten().min() {
                 Some(deadline) => {
                     sleep(Duration::from_nanos(deadline.saturating_sub(now()))).await;
                 }
@@ -463,9 +515,10 @@ fn open(
     netns: &NetNs,
     group: u16,
     buffer: usize,
+    received: bool,
     something: &Rc<Notify>,
 ) -> Result<Group, listener::Error> {
-    let listener = Listener::new(netns, group, buffer)?;
+    let listener = Listener::new(netns, group, buffer, received)?;
     let watched = listener.as_fd().try_clone_to_owned();
     let task = match watched.and_then(watch_readable) {
         Ok(socket) => tokio::task::spawn_local(follow(socket, Rc::clone(something))),
