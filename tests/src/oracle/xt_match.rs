@@ -363,14 +363,26 @@ fn header(random: &mut Random, flavour: Flavour) -> Option<Match> {
             ]);
             stateful(&format!("-m owner {not}--{key}"))
         }
-        13 if v6 => random
-            .pick(&[0, 1])
-            .eq(&0)
-            .then(|| opaque("-m ipv6header --header dst --soft", exts(60)))?,
+        13 if v6 => {
+            let headers = random.pick(&["dst --soft", "hop-by-hop --soft", "prot", "frag,prot"]);
+            plain(format!("-m ipv6header {not}--header {headers}"), [exts(60)])
+        }
         13 => plain(format!("{not}-f"), [Wish::Fragment(3, false)]),
-        14 if v6 => opaque("-m frag --fragmore", Wish::Fragment(0, true)),
+        14 if v6 => {
+            let which = random.pick(&["--fragmore", "--fraglast", "--fragfirst", ""]);
+            plain(format!("-m frag {which}"), [Wish::Fragment(0, true)])
+        }
         14 => plain("-m u32 --u32 \"6&0xFF=0x11\"", [Wish::Proto(proto::UDP)]),
-        15 if v6 => opaque("-m hbh", exts(0)),
+        15 if v6 => {
+            let (text, number) = random.pick(&[
+                ("-m hbh", 0),
+                ("-m hbh --hbh-opts 1:4", 0),
+                ("-m dst --dst-len 8", 60),
+                ("-m dst --dst-opts 1", 60),
+                ("-m rt --rt-segsleft 0", 43),
+            ]);
+            plain(text, [exts(number)])
+        }
         15 => plain(
             format!(
                 "-m u32 {not}--u32 \"0>>22&0x3C@0&0xFFFF={:#x}\"",
@@ -422,13 +434,6 @@ fn state(random: &mut Random) -> Match {
         "-m time --timestart 00:00 --timestop 12:00",
     ]);
     stateful(text)
-}
-
-/// An extension that nobody evaluates: answers may be ambiguous.
-fn opaque(text: &str, wish: Wish) -> Match {
-    let mut found = stateful(text);
-    found.wishes.push(wish);
-    found
 }
 
 fn stateful(text: &str) -> Match {

@@ -144,7 +144,84 @@ pub(crate) fn corpus(v6: bool) -> Vec<(&'static str, Ip, [u8; 6])> {
                 "later fragment of an extension header",
                 to_b(60, vec![6, 0, 1, 4, 0, 0, 0, 0]).extended(&[(44, &[0, 0, 8, 0, 0, 0, 9])]),
             ),
-            ("hop-by-hop that is cut", to_b(60, vec![6])),
+            ("options that are cut", to_b(60, vec![6])),
+            (
+                "router alert",
+                to_b(6, syn()).extended(&[(0, &[0, 5, 2, 0, 0, 1, 0])]),
+            ),
+            (
+                "padding before a router alert",
+                to_b(6, syn()).extended(&[(0, &[0, 0, 0, 5, 2, 0, 0])]),
+            ),
+            (
+                "a router alert before padding of single bytes",
+                to_b(6, syn()).extended(&[(0, &[0, 5, 2, 0, 0, 0, 0])]),
+            ),
+            (
+                "two rows of options",
+                to_b(6, syn()).extended(&[(0, &[1, 30, 5, 9, 9, 9, 9, 9, 1, 5, 0, 0, 0, 0, 0])]),
+            ),
+            (
+                "many options",
+                to_b(6, syn()).extended(&[(60, &{
+                    let mut body = [0; 71];
+                    (body[0], body[1], body[2]) = (8, 30, 66);
+                    body
+                })]),
+            ),
+            (
+                "options of both kinds",
+                to_b(6, syn())
+                    .extended(&[(0, &[0, 1, 4, 0, 0, 0, 0]), (60, &[0, 1, 4, 0, 0, 0, 0])]),
+            ),
+            (
+                "a route of two",
+                to_b(6, syn()).extended(&[(43, &{
+                    let mut body = [0; 39];
+                    (body[0], body[2]) = (4, 1);
+                    (body[7], body[8], body[22]) = (0xfd, 3, 1);
+                    (body[23], body[24], body[38]) = (0xfd, 3, 2);
+                    body
+                })]),
+            ),
+            (
+                "a route of one, reserved bits",
+                to_b(6, syn()).extended(&[(43, &{
+                    let mut body = [0; 23];
+                    (body[0], body[2], body[5]) = (2, 3, 1);
+                    (body[7], body[8], body[22]) = (0xfd, 3, 1);
+                    body
+                })]),
+            ),
+            (
+                "a route of another type",
+                to_b(6, syn()).extended(&[(43, &[0, 4, 0, 0, 0, 0, 0])]),
+            ),
+            (
+                "last fragment with reserved bits",
+                to_b(6, syn()).extended(&[(44, &[1, 1, 0xc6, 0, 0, 0, 9])]),
+            ),
+            ("a fragment header that is cut", to_b(44, vec![6, 0, 0])),
+            ("a routing header that is cut", to_b(43, vec![6, 0, 0])),
+            (
+                "ah",
+                to_b(47, vec![0, 0, 8, 0, 1, 2, 3, 4])
+                    .extended(&[(51, &[2, 0, 0, 0, 0, 3, 0xe8, 0, 0, 0, 1, 0, 0, 0, 0])]),
+            ),
+            (
+                "ah with reserved bits",
+                to_b(47, vec![0, 0, 8, 0, 1, 2, 3, 4])
+                    .extended(&[(51, &[2, 0, 7, 0, 0, 3, 0xe8, 0, 0, 0, 1, 0, 0, 0, 0])]),
+            ),
+            ("binding update", to_b(135, vec![59, 0, 5, 0, 0, 0, 0, 0])),
+            ("binding refresh", to_b(135, vec![59, 0, 0, 0, 0, 0, 0, 0])),
+            (
+                "mobility with something behind it",
+                to_b(135, vec![6, 0, 5, 0, 0, 0, 0, 0]),
+            ),
+            ("mobility that is cut", to_b(135, vec![59, 0, 5, 0])),
+            ("ipcomp", to_b(108, vec![6, 0, 0, 5, 1, 2, 3, 4])),
+            ("ipcomp that is cut", to_b(108, vec![6, 0])),
         ]);
     } else {
         all.extend([

@@ -69,7 +69,12 @@ pub(super) fn kind(field: &Field) -> Kinds {
         Field::Xt(XtField::TcpOptions) => OPTIONS,
         // The ports are read as a field of their own.
         Field::Xt(XtField::Transport { need: 20 } | XtField::AnyTransport) => FLAGS,
-        Field::Xt(XtField::Transport { .. } | XtField::SetPort { .. }) => BYTES,
+        Field::Xt(
+            XtField::Transport { .. }
+            | XtField::SetPort { .. }
+            | XtField::Extension { .. }
+            | XtField::Extensions,
+        ) => BYTES,
         // Routing by mark and by address.
         Field::Fib { .. } => MARK | BYTES,
         _ => 0,
@@ -264,6 +269,7 @@ fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
                 // The ports are read as a field of their own.
                 (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
                 (_, XtField::TcpOptions | XtField::AnyTransport) => end <= 12,
+                (_, XtField::Extension { .. } | XtField::Extensions) => false,
                 _ => true,
             };
             (!apart).then(changed)

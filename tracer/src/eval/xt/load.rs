@@ -37,6 +37,16 @@ pub enum XtField {
     Protocol6,
     /// Whether IPv4's fragment offset is not 0: one byte, 1 if so.
     IsFragment,
+    /// IPv6: the status (`HERE`, `MISSES`, `BROKEN`), and the offset in two bytes of the extension header of this kind, with its captured bytes
+    /// (and what follows it) from this one on, at most 61.
+    Extension {
+        /// Its number.
+        kind: u8,
+        /// Counted from the header.
+        from: u16,
+    },
+    /// IPv6: the status (`HERE`, `SHORT`) and a bit for each kind of header that the packet has (`MASK_*` of ip6t_ipv6header.h).
+    Extensions,
     /// Offset of the transport header from the network header, four bytes in network order.
     TransportOffset,
     /// Bytes from the network header to the packet's end, four bytes in network order.
@@ -66,6 +76,8 @@ pub(super) const SHORT: u8 = 3;
 pub(super) const MALFORMED: u8 = 4;
 /// Status: the chain of IPv6 extension headers is broken.
 pub(super) const BROKEN: u8 = 5;
+/// Status: there is no such header.
+pub(super) const MISSES: u8 = 6;
 
 /// Why bytes are not there.
 enum Lack {
@@ -142,10 +154,6 @@ impl<'p> Net<'p> {
 
     /// `ipv6_find_hdr()` for no header in particular (net/ipv6/exthdrs_core.c, v6.18).
     fn find_header(&self) -> Result<Place, Option<Lack>> {
-        let broken = |lack| match lack {
-            Lack::Short => None,
-            Lack::Missing => Some(Lack::Missing),
-        };
         let mut offset = 40;
         let mut hidden = false;
         let mut protocol = self.byte(6).map_err(Some)?;
@@ -186,6 +194,78 @@ impl<'p> Net<'p> {
                     offset += (length + 1) * 8;
                 }
                 _ => offset += (length + 1) * 8,
+            }
+            protocol = next;
+        }
+    }
+
+    /// `ipv6_find_hdr()` for an extension header of this kind: its offset, if there is one. `Err(None)`: the chain of headers is broken before it.
+    fn find_extension(&self, kind: u8) -> Result<Option<usize>, Option<Lack>> {
+        let mut offset = 40;
+        let mut protocol = self.byte(6).map_err(broken)?;
+        loop {
+            if !is_extension(protocol) || protocol == NONE {
+                return Ok(None);
+            }
+            let next = self.byte(offset).map_err(broken)?;
+            let length = usize::from(self.byte(offset + 1).map_err(broken)?);
+            let step = match protocol {
+                ROUTING => {
+                    self.get(offset, 4).map_err(broken)?;
+                    (length + 1) * 8
+                }
+                FRAGMENT_HEADER => {
+                    let fragment = self.be16(offset + 2).map_err(broken)? & !7;
+                    if fragment != 0 && protocol != kind {
+                        return Ok(None);
+                    }
+                    8
+                }
+                AUTHENTICATION => (length + 2) * 4,
+                _ => (length + 1) * 8,
+            };
+            if protocol == kind {
+                return Ok(Some(offset));
+            }
+            protocol = next;
+            offset += step;
+        }
+    }
+
+    /// The extension headers that the packet has, as `ipv6header_mt6()` counts them (net/ipv6/netfilter/ip6t_ipv6header.c, v6.18): what follows a
+    /// later fragment's header, too. `Lack::Short`: one of them ends behind the packet.
+    fn extensions(&self) -> Result<u8, Lack> {
+        /// Something that is no extension header is last.
+        const OTHER: u8 = 1;
+        let mut has = 0;
+        let mut offset = 40;
+        let mut protocol = self.byte(6)?;
+        loop {
+            if protocol == NONE {
+                return Ok(has | 2);
+            }
+            if protocol != ESP && !is_extension(protocol) {
+                return Ok(has | OTHER);
+            }
+            if offset + 2 > self.len {
+                return Err(Lack::Short);
+            }
+            if protocol == ESP {
+                return Ok(has | 4);
+            }
+            let next = self.byte(offset)?;
+            let length = usize::from(self.byte(offset + 1)?);
+            let (bit, step) = match protocol {
+                HOP_BY_HOP => (0x80, (length + 1) * 8),
+                DESTINATION => (0x40, (length + 1) * 8),
+                ROUTING => (0x20, (length + 1) * 8),
+                FRAGMENT_HEADER => (0x10, 8),
+                _ => (8, (length + 2) * 4),
+            };
+            has |= bit;
+            offset += step;
+            if offset > self.len {
+                return Err(Lack::Short);
             }
             protocol = next;
         }
@@ -252,9 +332,6 @@ impl<'p> Net<'p> {
             return Ok(None);
         };
         let protocol = place.protocol;
-        if place.hidden {
-            return Err(Lack::Missing);
-        }
         if place.fragment != 0 {
             let ported = matches!(protocol, TCP | SCTP | UDP | UDPLITE | ICMP);
             return Ok((!ported).then_some((protocol, 0)));
@@ -265,6 +342,9 @@ impl<'p> Net<'p> {
             UDP | UDPLITE | ICMP | ICMPV6 => 8,
             _ => return Ok(Some((protocol, 0))),
         };
+        if place.hidden {
+            return Err(Lack::Missing);
+        }
         match self.get(place.offset, need) {
             Err(Lack::Short) => return Ok(None),
             Err(Lack::Missing) => {
@@ -279,16 +359,27 @@ impl<'p> Net<'p> {
     }
 }
 
-const ROUTING: u8 = 43;
-const FRAGMENT_HEADER: u8 = 44;
-const AUTHENTICATION: u8 = 51;
+pub(super) const HOP_BY_HOP: u8 = 0;
+pub(super) const ROUTING: u8 = 43;
+pub(super) const FRAGMENT_HEADER: u8 = 44;
+const ESP: u8 = 50;
+pub(super) const AUTHENTICATION: u8 = 51;
 const NONE: u8 = 59;
+pub(super) const DESTINATION: u8 = 60;
+
+/// The chain of extension headers ends in the middle of one, where the packet does.
+fn broken(lack: Lack) -> Option<Lack> {
+    match lack {
+        Lack::Short => None,
+        Lack::Missing => Some(Lack::Missing),
+    }
+}
 
 /// `ipv6_ext_hdr()`.
 fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
-        0 | ROUTING | FRAGMENT_HEADER | AUTHENTICATION | NONE | 60
+        HOP_BY_HOP | ROUTING | FRAGMENT_HEADER | AUTHENTICATION | NONE | DESTINATION
     )
 }
 
@@ -316,6 +407,12 @@ pub(in crate::eval) fn load(field: XtField, packet: &Packet<'_>, world: &World) 
             Ok(place) => here(&[place.protocol]),
             Err(None | Some(Lack::Short)) => status(BROKEN),
             Err(Some(Lack::Missing)) => Value::Unknown(NOT_CAPTURED),
+        },
+        XtField::Extension { kind, from } => extension(&net, kind, from),
+        XtField::Extensions => match net.extensions() {
+            Ok(has) => here(&[has]),
+            Err(Lack::Short) => status(SHORT),
+            Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
         },
         XtField::IsFragment => match net.be16(6) {
             Ok(word) => Value::bytes(&[u8::from(word & 0x1fff != 0)]),
@@ -401,6 +498,23 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
         Err(Lack::Short) => status(SHORT),
         Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
     }
+}
+
+fn extension(net: &Net<'_>, kind: u8, from: u16) -> Value {
+    let offset = match net.find_extension(kind) {
+        Ok(Some(offset)) => offset,
+        Ok(None) => return status(MISSES),
+        Err(None | Some(Lack::Short)) => return status(BROKEN),
+        Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
+    };
+    let Ok(short) = u16::try_from(offset) else {
+        return Value::Unknown(NOT_CAPTURED);
+    };
+    let rest = net.data.get(offset + usize::from(from)..);
+    let [high, low] = short.to_be_bytes();
+    let mut all = vec![HERE, high, low];
+    all.extend(rest.unwrap_or_default().iter().take(61));
+    Value::bytes(&all)
 }
 
 fn tcp_options(net: &Net<'_>) -> Value {

@@ -8,8 +8,9 @@
 //! | `load` | fields that only xtables ask for |
 //! | `answer` | reading fields with three-valued answers |
 //! | `ip` | `struct ipt_ip`, `struct ip6t_ip6` |
-//! | `transport` | tcp, udp, sctp, multiport, icmp, esp, ah |
+//! | `transport` | tcp, udp, sctp, multiport, icmp, esp, ah, ipcomp, mh |
 //! | `options` | TCP options and flags: tcpmss, ecn |
+//! | `extension` | extension headers of IPv6: hbh, dst, frag, rt, ah, ipv6header |
 //! | `header` | length, ttl, dscp, tos, iprange, mac |
 //! | `meta` | mark, owner, physdev, pkttype and other things beside the packet |
 //! | `ct` | conntrack, state, connmark |
@@ -23,6 +24,7 @@ mod action;
 mod answer;
 mod bytes;
 mod ct;
+mod extension;
 mod header;
 mod ip;
 mod load;
@@ -83,6 +85,7 @@ enum Kind {
     Header(header::Header),
     Meta(meta::Meta),
     Ct(ct::Ct),
+    Extension(extension::Extension),
     Route(route::Route),
     Set(set::Set),
     Bytes(bytes::Bytes),
@@ -107,7 +110,9 @@ impl Matcher {
             | Match::Icmp(_)
             | Match::Icmp6(_)
             | Match::Esp(_)
-            | Match::Ah(_) => transport::Transport::new(what, fields)
+            | Match::Ah(_)
+            | Match::Ipcomp(_)
+            | Match::Mh(_) => transport::Transport::new(what, fields)
                 .map_or_else(|| Kind::Foreign(what.name().to_owned()), Kind::Transport),
             Match::Tcpmss(want) => Kind::Options(options::Options::mss(want, fields)),
             Match::Ecn(want) => Kind::Options(options::Options::ecn(want, family, fields)),
@@ -131,6 +136,13 @@ impl Matcher {
             Match::Connmark(want) => Kind::Ct(ct::Ct::connmark(want, fields)),
             Match::Addrtype(want) => Kind::Route(route::Route::addrtype(want, family, fields)),
             Match::Rpfilter(want) => Kind::Route(route::Route::rpfilter(want, family, fields)),
+            Match::Hbh(_)
+            | Match::Dst(_)
+            | Match::Frag(_)
+            | Match::Rt(_)
+            | Match::Ah6(_)
+            | Match::Ipv6Header(_) => extension::Extension::new(what, fields)
+                .map_or_else(|| Kind::Foreign(what.name().to_owned()), Kind::Extension),
             Match::Set(want) => Kind::Set(set::Set::new(want, family, fields)),
             Match::String(want) => Kind::Bytes(bytes::Bytes::string(want, fields)),
             Match::U32(want) => Kind::Bytes(bytes::Bytes::u32(want, fields)),
@@ -166,6 +178,7 @@ impl Matcher {
             Kind::Header(what) => what.test(reader),
             Kind::Meta(what) => what.test(reader),
             Kind::Ct(what) => what.test(reader),
+            Kind::Extension(what) => what.test(reader),
             Kind::Route(what) => what.test(reader),
             Kind::Set(what) => what.test(reader),
             Kind::Bytes(what) => what.test(reader),
@@ -195,6 +208,7 @@ impl Matcher {
             Kind::Header(what) => what.words(reader),
             Kind::Meta(what) => what.words(reader),
             Kind::Ct(what) => what.words(reader),
+            Kind::Extension(what) => what.words(reader),
             Kind::Route(what) => what.words(reader),
             Kind::Set(what) => what.words(reader),
             Kind::Bytes(what) => what.words(),

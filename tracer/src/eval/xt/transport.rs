@@ -1,4 +1,5 @@
-//! Matches on the transport header (net/netfilter/xt_tcpudp.c, xt_sctp.c, xt_multiport.c, xt_esp.c, net/ipv4/netfilter/ipt_ah.c, v6.18).
+//! Matches on the transport header (net/netfilter/xt_tcpudp.c, xt_sctp.c, xt_multiport.c, xt_esp.c, xt_ipcomp.c, net/ipv4/netfilter/ipt_ah.c,
+//! net/ipv6/netfilter/ip6t_mh.c, v6.18).
 //!
 //! All of them miss on fragments other than the first one, and drop the packet where the header is cut short.
 
@@ -19,6 +20,7 @@ use crate::xtables::{
     matches::{
         Match,
         icmp::{Icmp, Spi},
+        ipv6::Mh,
         sctp::{Sctp, SctpChunkMode, SctpChunks},
         transport::{Multiport, PortSide, Tcp, Udp},
     },
@@ -49,6 +51,10 @@ enum Want {
     Esp(Spi),
     /// AH: the SPI is the second word.
     Ah(Spi),
+    /// IPComp: the CPI is the second half of the first word.
+    Ipcomp(Spi),
+    /// The mobility header: its type is the third byte.
+    Mobility(Mh),
 }
 
 /// Flags of the TCP header's 14th byte, from the lowest bit.
@@ -89,6 +95,8 @@ impl Transport {
             Match::Icmp6(want) => (8, Want::Icmp6(want.clone())),
             Match::Esp(want) => (8, Want::Esp(want.clone())),
             Match::Ah(want) => (12, Want::Ah(want.clone())),
+            Match::Ipcomp(want) => (4, Want::Ipcomp(want.clone())),
+            Match::Mh(want) => (6, Want::Mobility(want.clone())),
             _ => return None,
         };
         Some(Self {
@@ -201,6 +209,10 @@ impl Transport {
             }
             Want::Esp(want) => Ok(within(&want.spi, &word(0))),
             Want::Ah(want) => Ok(within(&want.spi, &word(4))),
+            Want::Ipcomp(want) => Ok(within(&want.spi, &(word(0) & 0xffff))),
+            // Nothing may follow it (`IPPROTO_NONE`).
+            Want::Mobility(_) if byte(0) != 59 => Err(Answer::Drop),
+            Want::Mobility(want) => Ok(within(&want.types, &byte(2))),
         }
     }
 
@@ -346,6 +358,13 @@ impl Transport {
                 words("icmp-type", wanted, found)
             }
             Want::Esp(want) => words("espspi", cond_span(&want.spi), answer::found(word(0))),
+            Want::Ipcomp(want) => {
+                let cpi = word(0).map(|word| word & 0xffff);
+                words("ipcompspi", cond_span(&want.spi), answer::found(cpi))
+            }
+            Want::Mobility(want) => {
+                words("mh-type", cond_span(&want.types), answer::found(byte(2)))
+            }
             Want::Ah(want) => words("ahspi", cond_span(&want.spi), answer::found(word(4))),
         }
     }

@@ -305,6 +305,10 @@ pub struct Ipv6Header {
 impl Ipv6Header {
     pub(super) fn decode(info: &[u8]) -> Option<Self> {
         let [headers, inverted, soft]: [u8; 3] = read(info)?;
+        // Nobody turns round some of the headers only.
+        if !matches!(inverted, 0 | 0xff) {
+            return None;
+        }
         Some(Self {
             headers: Cond::new(headers, inverted != 0),
             soft: soft != 0,

@@ -1,5 +1,6 @@
 //! What no real packet shows here: bytes that were not captured, facts that are not known, types of sets that the kernel lacks.
 
+mod extension;
 mod targets;
 
 use std::net::IpAddr;
