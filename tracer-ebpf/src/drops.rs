@@ -382,12 +382,15 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     scratch.state_found != 0
 }
 
-/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`.
+/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`. Every hook has a family and a
+/// device: one without is what an earlier call has left there.
 #[inline(always)]
 fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
     let state = scratch.window[at + 1];
     copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
         && state!(scratch, state_net, u64) == net
+        && state!(scratch, state_pf, u8) != 0
+        && (state!(scratch, state_in, u64) | state!(scratch, state_out, u64)) != 0
 }
 
 /// Looks at two words of the window.
