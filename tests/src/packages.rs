@@ -21,8 +21,8 @@ for deb in "$debs"/*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$top/in"
 done
 for dir in usr etc var; do
-    mkdir -p "$top/up/$dir" "$top/work/$dir"
-    mount -t overlay -o "lowerdir=$top/in/$dir:/$dir,upperdir=$top/up/$dir,workdir=$top/work/$dir" none "/$dir"
+    mkdir -p "$top/up/$dir" "$top/scratch/$dir"
+    mount -t overlay -o "lowerdir=$top/in/$dir:/$dir,upperdir=$top/up/$dir,workdir=$top/scratch/$dir" none "/$dir"
 done
 mount -t tmpfs none /run
 cd /
