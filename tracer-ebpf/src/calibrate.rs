@@ -126,7 +126,6 @@ fn scan(ctx: &BtfTracePointContext) -> Option<()> {
 /// See the table in `main.rs`.
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn anchor(ctx: BtfTracePointContext) -> i32 {
-    legacy::anchored(&ctx);
     skipped::watch(&ctx);
     0
 }

@@ -2,21 +2,23 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output},
+    helpers::generated::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query,
+    },
     macros::{btf_tracepoint, map},
     maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
     ABI_VERSION, ABSENT, CacheKey, Counters, CtMoved, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
-    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, LEGACY_NONE, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record,
-    SITE_NONE, SITES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE,
+    SITES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
 };
 
 use crate::{
     conntrack, ctstat,
     filter::{self, each},
-    kernel::{copy, copy_words, field, offset, typed, u32_at, u64_at},
+    kernel::{copy, copy_words, field, offset, set, typed, u32_at, u64_at},
     legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
     skipped, socket, whole,
@@ -26,6 +28,7 @@ use crate::{
 const STACK_PIECE: usize = 16;
 /// Wake the reader at most this often per CPU, nanoseconds; in between it polls.
 const WAKE_INTERVAL: u64 = 1_000_000;
+const BPF_RB_AVAIL_DATA: u64 = 0;
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 /// The least inode number of a network namespace: of the initial one it is `NET_NS_INIT_INO` where that is
@@ -47,7 +50,11 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 static REASON_COUNTS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(512, 0);
 
 #[map]
-static RING: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+const RING_BYTES: u32 = 4 * 1024 * 1024;
+/// A record with all that can be behind it, and the ring's own header.
+const LARGEST: u64 =
+    (size_of::<Record>() + SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8 + 16) as u64;
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn drops(ctx: BtfTracePointContext) -> i32 {
@@ -93,9 +100,15 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
 
     begin(&mut scratch.record);
     if legacy::may_drop(settings, location, reason)
-        && legacy.as_ref().is_none_or(|work| !legacy::has_rule(work))
+        && legacy.as_ref().is_none_or(|found| !found.has_rule())
     {
         ctstat::look(scratch, net, netns);
+    }
+    let wanted = filter::reason_wanted(settings, reason);
+    let conditional = filter::is_conditional(settings);
+    if wanted && !conditional && is_full(settings) {
+        counters.full += 1;
+        return None;
     }
     capture(scratch, skb, settings.snaplen);
     let protocol = u16::from_be(typed!(skb, skb_protocol, u16));
@@ -104,21 +117,21 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         return None;
     }
 
-    let wanted = filter::reason_wanted(settings, reason);
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
     let framed = known_site && find_state(scratch, stack, skb, net);
     let evidence = &mut scratch.record.legacy;
-    match &legacy {
-        Some(work) => legacy::take(work, evidence),
-        None => {
-            evidence.kind = LEGACY_NONE;
-            evidence.flags = 0;
-            evidence.count = 0;
+    let handed = match &legacy {
+        Some(found) => {
+            let state = (!framed).then_some((&raw mut scratch.state).cast());
+            found.take(evidence, state)
         }
-    }
-    let state = (&raw mut scratch.state).cast();
-    if framed || legacy.is_some_and(|work| legacy::stack::hand_over(work, state)) {
+        None => {
+            legacy::forget(evidence);
+            false
+        }
+    };
+    if framed || handed {
         hook_state(scratch, skb);
     } else {
         interfaces(&mut scratch.record, skb);
@@ -130,6 +143,10 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     if !wanted {
         count_reason(reason);
         counters.other += 1;
+        return None;
+    }
+    if conditional && is_full(settings) {
+        counters.full += 1;
         return None;
     }
 
@@ -255,39 +272,40 @@ fn clear(name: &mut [u8; IFNAMSIZ]) {
     }
 }
 
-/// Resets what is not written for every record.
+/// Resets what is not written for every record. Field by field: the compiler would make calls of it that clear them byte by byte.
 #[inline(always)]
 fn begin(record: &mut Record) {
-    record.version = ABI_VERSION;
-    record.flags = 0;
-    record.iif = 0;
-    record.oif = 0;
+    set!(record.version, ABI_VERSION);
+    set!(record.flags, 0);
+    set!(record.iif, 0);
+    set!(record.oif, 0);
     clear(&mut record.iif_name);
     clear(&mut record.oif_name);
-    record.hook = UNKNOWN;
-    record.pf = UNKNOWN;
-    record.vlan_tci = 0;
-    record.vlan_proto = 0;
-    record.ct_status = 0;
-    record.ct_mark = 0;
-    record.ct_zone = 0;
-    record.ct_tcp_state = 0;
-    record.pkt_type = 0;
-    record.priority = 0;
-    record.sk_uid = 0;
-    record.sk_gid = 0;
-    record.sk_classid = 0;
-    record.sk_cgroup = 0;
-    record.pid = 0;
-    record.tgid = 0;
-    record.uid = 0;
-    record.rule.kind = RULE_NONE;
-    record.rule.number = 0;
-    record.rule.rule_handle = 0;
-    record.rule.chain_handle = 0;
-    record.rule.table_handle = 0;
-    record.rule.base_chain_handle = 0;
-    record.ct_moved = CtMoved::default();
+    set!(record.hook, UNKNOWN);
+    set!(record.pf, UNKNOWN);
+    set!(record.vlan_tci, 0);
+    set!(record.vlan_proto, 0);
+    set!(record.ct_status, 0);
+    set!(record.ct_mark, 0);
+    set!(record.ct_zone, 0);
+    set!(record.ct_tcp_state, 0);
+    set!(record.pkt_type, 0);
+    set!(record.priority, 0);
+    set!(record.sk_uid, 0);
+    set!(record.sk_gid, 0);
+    set!(record.sk_classid, 0);
+    set!(record.sk_cgroup, 0);
+    set!(record.pid, 0);
+    set!(record.tgid, 0);
+    set!(record.uid, 0);
+    let rule = &mut record.rule;
+    set!(rule.kind, RULE_NONE);
+    set!(rule.number, 0);
+    set!(rule.rule_handle, 0);
+    set!(rule.chain_handle, 0);
+    set!(rule.table_handle, 0);
+    set!(rule.base_chain_handle, 0);
+    set!(record.ct_moved, CtMoved::default());
 }
 
 /// Copies the packet's linear part, from its link-layer header if it has one.
@@ -471,6 +489,17 @@ fn count_reason(reason: u32) {
             let _ = REASON_COUNTS.insert(&reason, &1, 0);
         }
     }
+}
+
+/// Whether the ring may have no room for the record: then nobody needs to fill it in.
+#[inline(always)]
+fn is_full(settings: &Settings) -> bool {
+    if settings.wants_whole_packets() {
+        return false;
+    }
+    // SAFETY: the helper only reads the ring's positions.
+    let used = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
+    used + LARGEST > RING_BYTES as u64
 }
 
 /// Puts record, packet and, if wanted, stack into the ring.

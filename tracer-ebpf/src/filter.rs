@@ -169,13 +169,22 @@ pub fn each(scratch: &mut Scratch, count: u32, callback: extern "C" fn(u32, *mut
     core::hint::black_box(&mut *scratch);
 }
 
+/// Whether it depends on the packet or its interfaces which drops are wanted.
+#[inline(always)]
+pub fn is_conditional(settings: &Settings) -> bool {
+    packet_conditions(settings) | settings.iface_count != 0
+}
+
+#[inline(always)]
+fn packet_conditions(settings: &Settings) -> u32 {
+    settings.ip_version | settings.proto_set | settings.prefix_count | settings.port_count
+}
+
 /// Whether the packet's headers match: version, protocol, addresses, ports. `protocol` is
 /// `skb->protocol`, host order.
 #[inline(always)]
 pub fn packet_matches(settings: &Settings, scratch: &mut Scratch, protocol: u16) -> bool {
-    let conditions =
-        settings.ip_version | settings.proto_set | settings.prefix_count | settings.port_count;
-    if conditions == 0 {
+    if packet_conditions(settings) == 0 {
         return true;
     }
     parse(scratch, protocol);

@@ -16,6 +16,25 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
+/// Reads a field of a map value that another program may have written while this one was interrupted.
+macro_rules! get {
+    ($base:ident.$field:ident) => {
+        // SAFETY: a field of a map value.
+        unsafe { core::ptr::read_volatile(&raw const $base.$field) }
+    };
+}
+pub(crate) use get;
+
+/// Writes such a field.
+macro_rules! set {
+    ($base:ident.$field:ident, $value:expr) => {{
+        let value = $value;
+        // SAFETY: a field of a map value.
+        unsafe { core::ptr::write_volatile(&raw mut $base.$field, value) }
+    }};
+}
+pub(crate) use set;
+
 /// Copies `size` bytes from kernel memory at `src`; false if it is not mapped.
 #[inline(always)]
 pub fn copy(dst: *mut u8, size: u32, src: u64) -> bool {

@@ -3,8 +3,8 @@
 //! | program | attached to | does |
 //! |---|---|---|
 //! | `drops` | tp_btf/kfree_skb | filters each drop, finds its rule, sends one record |
-//! | `anchor` | tp_btf/kfree_skb | counts for `legacy`, and the drops that `drops` cannot see. And with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
-//! | `legacy` | tp_btf/kfree_skb, in front of `drops` | finds the rule of ip_tables that dropped |
+//! | `legacy` | tp_btf/kfree_skb, in front of `drops` | finds the rule of ip_tables that dropped; notes the drops that `drops` cannot see. And with two programs the kernel always calls through the tracepoint's iterator, so the stack has one shape whoever else attaches |
+//! | `anchor` | in the place of `legacy`, while fwtrace starts and where that cannot be used | the same but for ip_tables |
 //! | `legacy_find`, `legacy_prime` | nothing: run by user space | find a table of ip_tables, and what its counters are |
 //! | `hook_list` | nothing: run by user space | in which order a hook calls base chains and tables |
 //! | `calibrate` | tp_btf/kfree_skb | while fwtrace starts: reports which stack words are rules |

@@ -50,14 +50,14 @@ pub struct Scratch {
     pub spill: u64,
 }
 
-/// The last drop that may have interrupted `drops`: `anchor` writes it down, and `drops` strikes it out if it gets to see it.
+/// The last drop that may have interrupted `drops`: the program in front of it writes it down, and `drops` strikes it out if it gets to see it.
 #[repr(C)]
 pub struct Skipped {
     /// Its sk_buff; 0 if there is none.
     pub skb: u64,
     /// It is in a watched namespace, as far as is known, and for a reason that is not only counted.
     pub here: u64,
-    /// Where `anchor` runs.
+    /// Where that program runs.
     pub stack_pointer: u64,
     /// Where `drops` ran last, by [`STACK_SHIFT`].
     pub last_stack: u64,

@@ -1,6 +1,6 @@
 //! Drops that the kernel does not show to `drops`, because they interrupt it on the same CPU: whose they are.
 //!
-//! The kernel counts them, whatever namespace they happen in. `anchor` is shown them, and writes down each that may be one; what `drops`
+//! The kernel counts them, whatever namespace they happen in. The program in front of it is shown them, and writes down each that may be one; what `drops`
 //! then is not shown was skipped. Only a softirq can interrupt, and only a process: so it is a drop on another stack than that of
 //! the last one, and not on a process's.
 
@@ -8,27 +8,13 @@ use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 
 use crate::{
     drops::{COUNTERS, NETNS, namespace},
-    filter, process,
+    filter,
+    kernel::{get, set},
+    process,
     scratch::{SETTINGS, STACK_SHIFT, Skipped, scratch},
 };
 
-/// Reads a field that another program may have written while this one was interrupted.
-macro_rules! get {
-    ($skipped:ident.$field:ident) => {
-        // SAFETY: a field of the scratch memory.
-        unsafe { core::ptr::read_volatile(&raw const $skipped.$field) }
-    };
-}
-
-/// Writes such a field.
-macro_rules! set {
-    ($skipped:ident.$field:ident, $value:expr) => {
-        // SAFETY: a field of the scratch memory.
-        unsafe { core::ptr::write_volatile(&raw mut $skipped.$field, $value) }
-    };
-}
-
-/// Called by `anchor`, in front of `drops`.
+/// Called in front of `drops`.
 #[inline(always)]
 pub fn watch(ctx: &BtfTracePointContext) -> Option<()> {
     let skipped = &mut scratch()?.skipped;

@@ -24,8 +24,8 @@
 //! (`hotdrop`).
 //!
 //! This is a program of its own, attached in front of `drops`, which takes over what it has found. A
-//! drop that comes while it runs on the same CPU is one that the kernel does not show it; `anchor`
-//! counts those.
+//! drop that comes while it runs on the same CPU is one that the kernel does not show it, but `drops`,
+//! which counts those.
 
 mod prime;
 mod scan;
@@ -47,9 +47,10 @@ use fwtrace_abi::{
 
 use crate::{
     drops::{NETNS, Namespace, namespace},
-    kernel::{copy_words, offset, typed, u16_at, u64_at},
+    kernel::{copy_words, get, offset, set, typed, u16_at, u64_at},
     process,
     scratch::SETTINGS,
+    skipped,
 };
 
 const NFPROTO_IPV4: u32 = 2;
@@ -65,6 +66,10 @@ const UNSETTLED: u64 = 20_000_000;
 /// The primed tables.
 #[map]
 static LEGACY_TABLES: HashMap<TablesKey, Tables> = HashMap::with_max_entries(8192, 0);
+
+/// Counts up with each change of [`LEGACY_TABLES`], after it.
+#[map]
+static LEGACY_VERSION: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The blocks of all tables. User space sets the number.
 #[map]
@@ -125,9 +130,13 @@ pub struct Work {
     hook: u32,
     /// The counters moved by this packet alone.
     fitting: u32,
-    /// Drops that `anchor` has seen here, and that this program has.
-    pub anchored: u64,
-    pub observed: u64,
+    /// Drops of those that concern this program which it was not shown here, and how many of them it has taken into account.
+    pub unseen: u64,
+    pub accounted: u64,
+    /// How often it has begun.
+    runs: u64,
+    /// The packet that it was shown last.
+    shown: u64,
     /// Counts up when one was not looked at: the images of all tables may be behind then.
     pub epoch: u32,
     /// The table that is scanned has not been in this epoch.
@@ -141,7 +150,11 @@ pub struct Work {
     local: u32,
     /// A counter ran backwards, or could not be read.
     broken: u32,
+    /// The value of [`LEGACY_TABLES`] looked up last, its key, and [`LEGACY_VERSION`] before that.
     tables: Tables,
+    key: TablesKey,
+    version: u32,
+    pad_version: u32,
     /// The table that is scanned.
     table: TableRef,
     evidence: LegacyEvidence,
@@ -188,7 +201,16 @@ fn each(work: &mut Work, count: u32, callback: extern "C" fn(u32, *mut core::ffi
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn legacy(ctx: BtfTracePointContext) -> i32 {
-    observe(&ctx);
+    skipped::watch(&ctx);
+    if let Some(settings) = SETTINGS.get(0)
+        && concerns(&ctx, settings)
+        && let Some(work) = work()
+    {
+        // The priming program, which may interrupt this one, waits.
+        set!(work.busy, 1);
+        observe(&ctx, settings, work);
+        set!(work.busy, 0);
+    }
     0
 }
 
@@ -206,42 +228,17 @@ pub fn may_drop(settings: &Settings, location: u64, reason: u32) -> bool {
         && reason == settings.netfilter_drop
 }
 
-/// Whether a rule has been found to have dropped.
 #[inline(always)]
-pub fn has_rule(work: &Work) -> bool {
-    work.evidence.kind == LEGACY_EXACT
-}
-
-/// Counts the drops that `legacy` should see. Called by `anchor`, which is attached in front of it and
-/// does not run while `legacy` does but for a drop that interrupts it.
-#[inline(always)]
-pub fn anchored(ctx: &BtfTracePointContext) -> Option<()> {
-    if concerns(ctx, SETTINGS.get(0)?) {
-        let work = work()?;
-        // SAFETY: a field of the map value, which no other program writes to.
-        unsafe {
-            let count = &raw mut work.anchored;
-            core::ptr::write_volatile(count, core::ptr::read_volatile(count) + 1);
-        }
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn observe(ctx: &BtfTracePointContext) -> Option<()> {
-    let settings = SETTINGS.get(0)?;
-    if !concerns(ctx, settings) {
-        return None;
-    }
-    let work = work()?;
+fn observe(ctx: &BtfTracePointContext, settings: &Settings, work: &mut Work) -> Option<()> {
     let skb = ctx.arg::<u64>(0);
     work.skb = 0;
-    // SAFETY: as in `anchored`.
-    let anchored = unsafe { core::ptr::read_volatile(&raw const work.anchored) };
-    if anchored != work.observed + 1 {
+    set!(work.shown, skb);
+    set!(work.runs, get!(work.runs) + 1);
+    let unseen = get!(work.unseen);
+    if unseen != work.accounted {
+        work.accounted = unseen;
         work.epoch += 1;
     }
-    work.observed = anchored;
     let Namespace {
         net, inode: netns, ..
     } = namespace(skb);
@@ -250,20 +247,18 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         work.epoch += 1;
         return None;
     }
-    if settings.all_netns == 0 {
+    // Before the tables: they are no older than that.
+    let version = *LEGACY_VERSION.get(0)?;
+    // Tables are only known of namespaces that are watched.
+    let watched = work.version == version && work.key.netns == netns;
+    if !watched && settings.all_netns == 0 {
         // SAFETY: only the key's presence counts.
         unsafe { NETNS.get(&netns)? };
     }
     // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
-    // SAFETY: a field of the map value.
-    let stack = unsafe {
-        core::ptr::write_volatile(&raw mut work.stack_pointer, ctx.as_ptr() as u64);
-        core::ptr::read_volatile(&raw const work.stack_pointer)
-    };
-    let evidence = &mut work.evidence;
-    evidence.kind = LEGACY_NONE;
-    evidence.flags = 0;
-    evidence.count = 0;
+    set!(work.stack_pointer, ctx.as_ptr() as u64);
+    let stack = get!(work.stack_pointer);
+    forget(&mut work.evidence);
     let found = stack::find(work, stack, ctx.arg::<u64>(1), net);
     let pf = match found {
         Some((pf, hook)) => {
@@ -285,18 +280,11 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
         }
     };
     work.length = typed!(skb, skb_len, u32) as u64;
-    let key = TablesKey { netns, pf };
-    // SAFETY: user space replaces values, and never changes them.
-    if let Some(tables) = LEGACY_TABLES.get_ptr(&key) {
-        // SAFETY: two values of one type.
-        unsafe { copy_words(tables, &raw mut work.tables) };
+    if (watched && work.key.pf == pf) || look_up(work, TablesKey { netns, pf }, version) {
         work.fitting = 0;
         work.local = 0;
         work.broken = 0;
         work.missed = 0;
-        // The priming program, which may interrupt this one, waits.
-        // SAFETY: fields of the map value.
-        unsafe { core::ptr::write_volatile(&raw mut work.busy, 1) };
         each(work, TABLES as u32, scan::recent);
         if work.evidence.kind != LEGACY_EXACT {
             each(work, TABLES as u32, scan::table);
@@ -305,19 +293,30 @@ fn observe(ctx: &BtfTracePointContext) -> Option<()> {
             decide(work);
         }
         // The counter that fits may be that of a packet whose drop has just interrupted this.
-        // SAFETY: as in `anchored`.
-        if unsafe { core::ptr::read_volatile(&raw const work.anchored) } != anchored {
+        if get!(work.unseen) != unseen {
             work.evidence.kind = LEGACY_NONE;
             work.evidence.count = 0;
         }
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(&raw mut work.busy, 0) };
     }
     if work.evidence.kind != LEGACY_EXACT && work.hook < ANY_HOOK as u32 {
         look_around(work, settings, net, pf);
     }
     work.skb = skb;
     Some(())
+}
+
+/// Takes over what user space says about the tables of a family in a namespace; false if there are none.
+#[inline(always)]
+fn look_up(work: &mut Work, key: TablesKey, version: u32) -> bool {
+    // SAFETY: user space replaces values, and never changes them.
+    let Some(tables) = LEGACY_TABLES.get_ptr(&key) else {
+        return false;
+    };
+    // SAFETY: two values of one type.
+    unsafe { copy_words(tables, &raw mut work.tables) };
+    work.key = key;
+    work.version = version;
+    true
 }
 
 /// Whether an entry's counter, moved by one packet of this one's length, tells all by itself: no other
@@ -421,26 +420,70 @@ fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
 }
 
 /// What `legacy` has found out about this drop, which `drops` looks at next.
+pub struct Found {
+    work: &'static mut Work,
+    run: u64,
+}
+
+/// Called by `drops` for every drop: counts those that `legacy` was not shown.
 #[inline(always)]
-pub fn found(
-    ctx: &BtfTracePointContext,
-    settings: &Settings,
-    skb: u64,
-) -> Option<&'static mut Work> {
+pub fn found(ctx: &BtfTracePointContext, settings: &Settings, skb: u64) -> Option<Found> {
     // Of a drop that is none of its business it has not even forgotten the last one.
     if !concerns(ctx, settings) {
         return None;
     }
     let work = work()?;
-    let same = work.skb == skb;
+    if get!(work.shown) != skb {
+        set!(work.unseen, get!(work.unseen) + 1);
+        return None;
+    }
+    let run = get!(work.runs);
+    let same = get!(work.skb) == skb;
     // Another packet may be at this address next time.
-    work.skb = 0;
-    same.then_some(work)
+    set!(work.skb, 0);
+    set!(work.shown, 0);
+    same.then_some(Found { work, run })
 }
 
-/// Hands the evidence over.
+impl Found {
+    /// Whether a rule has been found to have dropped.
+    #[inline(always)]
+    pub fn has_rule(&self) -> bool {
+        self.work.evidence.kind == LEGACY_EXACT
+    }
+
+    /// Hands the evidence over, and to `state` the packet's nf_hook_state; false if there is none.
+    #[inline(always)]
+    pub fn take(
+        &self,
+        evidence: &mut LegacyEvidence,
+        state: Option<*mut [u64; stack::STATE_WORDS]>,
+    ) -> bool {
+        let found = &self.work.evidence;
+        if found.count > 1 {
+            // SAFETY: two values of one type.
+            unsafe { copy_words(found, evidence) };
+        } else {
+            evidence.kind = found.kind;
+            evidence.flags = found.flags;
+            evidence.count = found.count;
+            evidence.candidates[0] = found.candidates[0];
+        }
+        let handed = state.is_some_and(|state| stack::hand_over(self.work, state));
+        // A drop that has interrupted this has left its own.
+        let work = &*self.work;
+        if get!(work.runs) != self.run {
+            forget(evidence);
+            return false;
+        }
+        handed
+    }
+}
+
+/// Makes it the evidence of nothing.
 #[inline(always)]
-pub fn take(work: &Work, evidence: &mut LegacyEvidence) {
-    // SAFETY: two values of one type.
-    unsafe { copy_words(&raw const work.evidence, evidence) };
+pub fn forget(evidence: &mut LegacyEvidence) {
+    evidence.kind = LEGACY_NONE;
+    evidence.flags = 0;
+    evidence.count = 0;
 }

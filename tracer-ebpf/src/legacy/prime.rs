@@ -21,7 +21,7 @@ use super::{
     work,
 };
 use crate::{
-    kernel::{copy, is_pointer, offset, u16_at, u32_at, u64_at},
+    kernel::{copy, get, is_pointer, offset, u16_at, u32_at, u64_at},
     scratch::SETTINGS,
 };
 
@@ -199,8 +199,7 @@ fn prime(id: u32) -> Option<u32> {
     first.left = 0;
     if work.offset == 0 {
         // What has been dropped before this, nobody had to look at.
-        // SAFETY: as above.
-        work.observed = unsafe { core::ptr::read_volatile(&raw const work.anchored) };
+        work.accounted = get!(work.unseen);
         work.offset = per_cpu_offset(work)?;
     }
     work.primed = 0;

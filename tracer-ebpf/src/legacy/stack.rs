@@ -9,7 +9,7 @@ use crate::kernel::{copy, is_pointer, offset, u64_at};
 /// Words of stack that are searched.
 const WORDS: usize = 64;
 /// Words of an nf_hook_state that are looked at.
-const STATE_WORDS: usize = STATE_BYTES as usize / 8;
+pub const STATE_WORDS: usize = STATE_BYTES as usize / 8;
 /// Words that are stepped over: the bounds of all accesses.
 const STEPS: u32 = (WORDS - STATE_WORDS) as u32;
 

@@ -87,7 +87,7 @@ pub struct Calibrator {
 }
 
 impl Calibrator {
-    /// Attaches `anchor`, which stays.
+    /// Attaches `anchor`, which stays until [`super::legacy`] has another in its place.
     ///
     /// # Errors
     /// The kernel's; or the ring has been taken.

@@ -99,10 +99,12 @@ pub struct Counters {
     used: Vec<bool>,
     primed: BTreeMap<(u32, u32, String), Primed>,
     last: u32,
+    /// Of what was published.
+    version: u32,
 }
 
 impl Counters {
-    /// Attaches `legacy`, which `drops` must be attached behind.
+    /// Attaches `legacy` in the place of `anchor`; `drops` must be attached behind it.
     ///
     /// # Errors
     /// The verifier's.
@@ -110,10 +112,12 @@ impl Counters {
         programs.load_runnable("legacy_find")?;
         programs.load_runnable("legacy_prime")?;
         programs.attach("legacy")?;
+        programs.detach("anchor")?;
         Ok(Self {
             used: vec![false; blocks(layout) as usize],
             primed: BTreeMap::new(),
             last: 0,
+            version: 0,
         })
     }
 
@@ -275,7 +279,7 @@ impl Counters {
 
     /// Puts the table into its place among those of its namespace, or takes it out.
     fn publish(
-        &self,
+        &mut self,
         programs: &mut Programs,
         (netns, pf, name): &(u32, u32, String),
         new: Option<TableRef>,
@@ -295,7 +299,9 @@ impl Counters {
             pf: *pf,
         };
         let value = (!all.is_empty()).then_some(&tables);
-        programs.set_entry("LEGACY_TABLES", &key, value)
+        programs.set_entry("LEGACY_TABLES", &key, value)?;
+        self.version = self.version.wrapping_add(1);
+        programs.set_elements("LEGACY_VERSION", 0, &[self.version])
     }
 
     /// Gives back the blocks of a table that is no longer published, once no CPU works on them.
