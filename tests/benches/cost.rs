@@ -164,8 +164,8 @@ const LEGACY: [Legacy; 8] = [
     },
 ];
 
-/// What tracing the drops of iptables-legacy costs.
-fn legacy() -> Result<()> {
+/// What tracing the drops of iptables-legacy costs: of the floods whose names contain one of `names`, or all.
+fn legacy(names: &[String]) -> Result<()> {
     let net = Net::routed()?;
     let text = legacy::many("INPUT", LEGACY_PORT, LEGACY_RULES).replace("COMMIT\n", "")
         + &legacy::many("OUTPUT", LEGACY_PORT, LEGACY_RULES).replace("*filter\n", "");
@@ -177,7 +177,9 @@ fn legacy() -> Result<()> {
         "{:<40}{:>12}{:>12}{:>9}",
         "", "ns untraced", "ns traced", "ratio"
     );
-    for kind in &LEGACY {
+    let is_wanted =
+        |kind: &&Legacy| names.is_empty() || names.iter().any(|n| kind.name.contains(n.as_str()));
+    for kind in LEGACY.iter().filter(is_wanted) {
         let (mut times, mut account) = ([vec![], vec![]], None);
         for round in 0..=LEGACY_ROUNDS {
             for (traced, times) in times.iter_mut().enumerate() {
@@ -249,9 +251,11 @@ fn cpu_time() -> Result<Duration> {
 }
 
 fn main() -> Result<()> {
-    // Only these: `cargo xtask bench legacy`.
-    if std::env::args().any(|arg| arg == "legacy") {
-        return legacy();
+    // Only these: `cargo xtask bench legacy [NAME...]`.
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = args.iter().position(|arg| arg == "legacy") {
+        let names = args.iter().skip(at + 1).filter(|arg| !arg.starts_with('-'));
+        return legacy(&names.cloned().collect::<Vec<_>>());
     }
     let net = Net::routed()?;
     nft::load(&net.r, RULESET)?;
@@ -305,7 +309,7 @@ fn main() -> Result<()> {
         starts.iter().copied().fold(0.0, f64::max)
     );
     drop(net);
-    legacy()
+    legacy(&[])
 }
 
 /// The time of one flood, and fwtrace's account of it.
