@@ -48,7 +48,7 @@ pub enum Wish {
     IpOptions(Vec<u8>),
     /// An IPv6 extension header.
     Ext(Ext),
-    /// VLAN.
+    /// A VLAN's tag.
     Vlan(u16),
     /// IP total length.
     Length(usize),
@@ -129,6 +129,9 @@ pub struct Aim {
 pub const PORTS: [u16; 12] = [
     22, 53, 80, 443, 1024, 5353, 6000, 6001, 6002, 8080, 33434, 60000,
 ];
+
+/// Tags of VLANs that rules and packets have in common: priority, drop eligibility, and number, of which 0 is none.
+pub const VLAN_TAGS: [u16; 4] = [5, 0x6006, 0x2000, 0x1fff];
 
 /// The addresses of a place; more than the interfaces have, for A and B.
 pub fn addresses(place: Place, v6: bool) -> Vec<IpAddr> {
@@ -371,7 +374,7 @@ pub fn grant(spec: &mut Spec, wish: &Wish) {
         Wish::Ext(ext) if spec.v6 && !spec.exts.iter().any(|e| e.number == ext.number) => {
             spec.exts.push(ext);
         }
-        Wish::Vlan(id) => spec.vlans = vec![id],
+        Wish::Vlan(tag) if spec.from != Place::R => spec.vlans = vec![tag],
         Wish::Length(total) => {
             let headers = spec.headers_length();
             spec.payload = vec![b'l'; total.saturating_sub(headers)];
@@ -386,7 +389,7 @@ pub fn grant(spec: &mut Spec, wish: &Wish) {
 /// Changes one field to something else.
 pub fn mutate(random: &mut Random, spec: &mut Spec) {
     let v6 = spec.v6;
-    match random.below(22) {
+    match random.below(23) {
         0 => spec.src = random.pick(&addresses(spec.from, v6)),
         1 => spec.dport = spec.dport.wrapping_add(1).max(1),
         2 => spec.dport = random.pick(&PORTS),
@@ -450,6 +453,13 @@ pub fn mutate(random: &mut Random, spec: &mut Spec) {
         }
         19 => spec.window = random.u16(),
         20 => spec.dst = random.pick(&addresses(Place::R, v6)),
+        21 => {
+            grant(spec, &Wish::Vlan(random.pick(&VLAN_TAGS)));
+            if random.percent(30) {
+                let twice = spec.vlans.clone();
+                spec.vlans.extend(twice);
+            }
+        }
         _ => spec.flow_label = random.pick(&[0, 1, 0xfffff]),
     }
     // R does not send to itself: that would not leave its loopback.

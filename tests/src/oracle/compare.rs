@@ -190,8 +190,8 @@ fn is_of(truth: &Truth, event: &DropEvent, cut: &Cut) -> bool {
         (None, None) => true,
         // The kernel's trace has no header of an IPv6 fragment other than the first, and of what is cut
         // short: nft knows no transport offset then (nft_set_pktinfo_ipv6(), v6.18), and cuts the
-        // header there.
-        (None, Some(b)) => b.src.is_ipv6() && cut.is_headless(event),
+        // header there. Nor has it one where there are two tags of VLANs.
+        (None, Some(b)) => event.packet.vlan.len() > 1 || b.src.is_ipv6() && cut.is_headless(event),
         (Some(_), None) => false,
     }
 }

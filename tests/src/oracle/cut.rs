@@ -16,8 +16,8 @@ use crate::oracle::truth::Key;
 const ESP: u8 = 50;
 /// An authentication header, which is an extension header of IPv6.
 const AH: u8 = 51;
-/// An Ethernet header; a VLAN's tag adds four.
-const ETHERNET: usize = 14;
+/// An Ethernet header up to the protocol number.
+const ETHERNET: usize = 12;
 
 /// Those of a case whose transport header is not there.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +39,7 @@ impl Cut {
     pub fn of(packets: &[Sent]) -> Self {
         let ip = packets.iter().filter_map(|sent| match sent.from {
             Place::R => Some(sent.bytes.as_slice()),
-            Place::A | Place::B => sent.bytes.get(ETHERNET..),
+            Place::A | Place::B => behind_tags(sent.bytes.get(ETHERNET..)?),
         });
         let shapes = ip.filter_map(|packet| {
             let shape = shape(packet).filter(|shape| *shape != Shape::Whole)?;
@@ -61,6 +61,14 @@ impl Cut {
     pub fn is_headless(&self, event: &DropEvent) -> bool {
         self.shape(event).is_some()
     }
+}
+
+/// What follows the protocol number of a frame, and the tags of VLANs.
+fn behind_tags(mut frame: &[u8]) -> Option<&[u8]> {
+    while let [0x81, 0, _, _, rest @ ..] = frame {
+        frame = rest;
+    }
+    frame.get(2..)
 }
 
 /// Without what not everybody tells.

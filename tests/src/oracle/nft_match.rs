@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::net::Place;
-use crate::oracle::aim::{Hook, PORTS, Wish, addresses};
+use crate::oracle::aim::{Hook, PORTS, VLAN_TAGS, Wish, addresses};
 use crate::oracle::packet::{Cast, Ext, proto};
 use crate::oracle::random::Random;
 
@@ -61,6 +61,7 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             (5, 4),
             (7, 5),
             (if flavour.state { 6 } else { 0 }, 6),
+            (if flavour.hook == Hook::Ingress { 12 } else { 0 }, 7),
         ]);
         let found = match kind {
             0 => flavour.v6.map(|v6| {
@@ -75,7 +76,8 @@ pub fn any(random: &mut Random, flavour: Flavour) -> Match {
             3 => Some(conntrack(random, flavour)),
             4 => fib(random, flavour),
             5 => raw(random, flavour),
-            _ => Some(state(random)),
+            6 => Some(state(random)),
+            _ => Some(vlan(random)),
         };
         if let Some(found) = found {
             return found;
@@ -583,6 +585,19 @@ fn raw(random: &mut Random, flavour: Flavour) -> Option<Match> {
         }
         _ => return None,
     })
+}
+
+/// Of a VLAN's tag; only devices show it.
+fn vlan(random: &mut Random) -> Match {
+    let tag = random.pick(&VLAN_TAGS);
+    let text = match random.below(5) {
+        0 => format!("vlan pcp {}", tag >> 13),
+        1 => "vlan dei 0".to_owned(),
+        2 => format!("vlan type {}", random.pick(&["ip", "ip6", "!= arp"])),
+        3 => "ether type vlan".to_owned(),
+        _ => format!("vlan id {}", relation(random, (tag & 0xfff).into(), 4095)),
+    };
+    plain(text, [Wish::Vlan(tag)])
 }
 
 fn state(random: &mut Random) -> Match {

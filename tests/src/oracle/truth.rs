@@ -290,6 +290,7 @@ struct Fields<'a> {
     kind: u32,
     verdict: Option<u32>,
     id: u32,
+    link: &'a [u8],
     network: &'a [u8],
     transport: &'a [u8],
     policy: Option<u32>,
@@ -304,6 +305,7 @@ impl<'a> Fields<'a> {
             4 => self.kind = attr.be32()?,
             5 => self.verdict = attr.nested().find(1)?.map(|code| code.be32()).transpose()?,
             6 => self.id = attr.u32()?,
+            7 => self.link = attr.payload,
             8 => self.network = attr.payload,
             9 => self.transport = attr.payload,
             16 => self.policy = Some(attr.be32()?),
@@ -323,7 +325,10 @@ fn decode(
     for attr in Attrs::after(found.payload, 4) {
         fields.add(attr?)?;
     }
-    if let Some(key) = Key::read(fields.network, fields.transport) {
+    // Behind the tag of a VLAN there is another one, and what is called the network header begins with it.
+    let tagged = matches!(fields.link.last_chunk(), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let key = Key::read(fields.network, fields.transport).filter(|_| !tagged);
+    if let Some(key) = key {
         if key.proto == Some(6)
             && let (Some((sport, dport)), Some(0x12)) = (key.ports, fields.transport.get(13))
             && sport == crate::oracle::flow::LISTENER
