@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use fwtrace::event::DoubtKind;
 use serde_json::{Value, json};
 
 use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
-use crate::oracle::doubt;
+use crate::oracle::doubt::{self, Doubt};
 use crate::oracle::ground::Outcome;
 
 /// How often each grade was given.
@@ -144,7 +145,8 @@ pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
 
 /// Whether an answer must be looked at.
 pub fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
-    answer.grade == Grade::Unknown || is_bad_answer(case, answer)
+    let stateless = doubt::of(answer).is_some_and(|doubt| doubt != Doubt::Of(DoubtKind::State));
+    answer.grade == Grade::Unknown || stateless || is_bad_answer(case, answer)
 }
 
 /// Whether something in it is wrong.
