@@ -16,9 +16,23 @@ use fwtrace_abi::{
 
 use crate::kernel::{copy, is_pointer, offset, u16_at, u32_at, u64_at};
 
+// NFPROTO_* and NF_NETDEV_INGRESS (include/uapi/linux/netfilter.h, v6.18).
 const NFPROTO_IPV4: u32 = 2;
-/// Hooks of a family (`NF_INET_NUMHOOKS`, include/uapi/linux/netfilter.h, v6.18).
+const NFPROTO_ARP: u32 = 3;
+const NFPROTO_NETDEV: u32 = 5;
+const NFPROTO_BRIDGE: u32 = 7;
+const NFPROTO_IPV6: u32 = 10;
+const INGRESS: u32 = 0;
+/// Hooks of a family (`NF_INET_NUMHOOKS`, include/uapi/linux/netfilter.h; of bridges there are as many).
 const HOOKS: u32 = 5;
+/// Of family arp (`NF_ARP_NUMHOOKS`, include/linux/netfilter_defs.h, v6.18).
+const ARP_HOOKS: u32 = 3;
+/// Of a device (`NF_NETDEV_NUMHOOKS`).
+const DEVICE_HOOKS: u32 = 2;
+/// Lists in a namespace's table of devices, by index (`NETDEV_HASHENTRIES`, include/linux/netdevice.h, v6.18).
+const DEVICE_LISTS: u32 = 256;
+/// Devices in one of these lists that are looked at.
+const DEVICES: u32 = 4096;
 /// Steps: a list may hold functions that are not told.
 const STEPS: u32 = 128;
 /// `XT_TABLE_MAXNAMELEN`.
@@ -54,16 +68,8 @@ fn read() -> Option<()> {
         request.status = LIST_ELSEWHERE;
         return None;
     }
-    let hooks = if request.pf == NFPROTO_IPV4 {
-        offset!(net_hooks_ipv4)
-    } else {
-        offset!(net_hooks_ipv6)
-    };
-    if hooks == ABSENT || request.hook >= HOOKS {
-        return None;
-    }
     request.before = u32_at(net, offset!(net_nft_generation));
-    request.outer = u64_at(net.wrapping_add(hooks as u64), request.hook * 8);
+    request.outer = hook(request, net)?;
     request.list = request.outer;
     black_box(&mut *request);
     // SAFETY: a valid callback, which uses no context.
@@ -71,6 +77,56 @@ fn read() -> Option<()> {
     black_box(&mut *request);
     request.after = u32_at(net, offset!(net_nft_generation));
     Some(())
+}
+
+/// The `struct nf_hook_entries` of the hook that is asked for; 0: nothing is registered there.
+#[inline(always)]
+fn hook(request: &mut HookList, net: u64) -> Option<u64> {
+    let (hooks, number) = match request.pf {
+        NFPROTO_IPV4 => (offset!(net_hooks_ipv4), HOOKS),
+        NFPROTO_IPV6 => (offset!(net_hooks_ipv6), HOOKS),
+        NFPROTO_ARP => (offset!(net_hooks_arp), ARP_HOOKS),
+        NFPROTO_BRIDGE => (offset!(net_hooks_bridge), HOOKS),
+        NFPROTO_NETDEV if request.hook == INGRESS => (offset!(dev_hooks_ingress), DEVICE_HOOKS),
+        NFPROTO_NETDEV => (offset!(dev_hooks_egress), DEVICE_HOOKS),
+        _ => return None,
+    };
+    if hooks == ABSENT || request.hook >= number {
+        return None;
+    }
+    if request.pf == NFPROTO_NETDEV {
+        return Some(u64_at(device(request, net)?, hooks));
+    }
+    Some(u64_at(net.wrapping_add(hooks as u64), request.hook * 8))
+}
+
+/// The `struct net_device` that is asked for, found as `dev_get_by_index_rcu()` does (net/core/dev.c, v6.18).
+#[inline(always)]
+fn device(request: &mut HookList, net: u64) -> Option<u64> {
+    let lists = u64_at(net, offset!(net_devices));
+    request.node = u64_at(lists, (request.device & (DEVICE_LISTS - 1)) * 8);
+    request.outer = 0;
+    black_box(&mut *request);
+    // SAFETY: a valid callback, which uses no context.
+    unsafe { bpf_loop(DEVICES, seek as *mut c_void, null_mut(), 0) };
+    black_box(&mut *request);
+    (request.outer != 0).then_some(request.outer)
+}
+
+/// Looks at the next device.
+extern "C" fn seek(_: u32, _: *mut c_void) -> i64 {
+    let Some(request) = request() else { return 1 };
+    let node = request.node;
+    if !is_pointer(node) {
+        return 1;
+    }
+    let device = node.wrapping_sub(offset!(dev_index_node) as u64);
+    if u32_at(device, offset!(dev_ifindex)) == request.device {
+        request.outer = device;
+        return 1;
+    }
+    request.node = u64_at(node, 0);
+    0
 }
 
 /// Takes the next function of the list.

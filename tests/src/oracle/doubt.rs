@@ -2,7 +2,7 @@
 
 use fwtrace::event::{DoubtKind, EvidenceSource};
 
-use crate::oracle::case::{Case, Loader};
+use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
 use crate::oracle::cut::Cut;
 
@@ -58,9 +58,9 @@ pub fn of(answer: &Answer) -> Option<Doubt> {
 pub fn is_unfounded(case: &Case, answer: &Answer) -> bool {
     match of(answer) {
         None | Some(Doubt::Counters) => false,
-        Some(Doubt::Unsaid) => true,
+        // The order of chains is read from the kernel.
+        Some(Doubt::Unsaid | Doubt::Of(DoubtKind::Order)) => true,
         Some(Doubt::Of(DoubtKind::State | DoubtKind::Rewritten)) => !case.stateful,
-        Some(Doubt::Of(DoubtKind::Order)) => !has_equals(case, answer),
         Some(Doubt::Of(DoubtKind::Missing)) => {
             let whole = !is_cut(case, answer) && !is_overlong(case, answer);
             whole && !has(case, &UNKNOWABLE)
@@ -97,73 +97,4 @@ fn is_cut(case: &Case, answer: &Answer) -> bool {
     let searched = has(case, &["-m string"]);
     let length = answer.event.as_ref().and_then(|e| e.packet.len);
     searched && length.is_none_or(|length| length > CAPTURED)
-}
-
-/// Whether two tables have chains of one priority on the hook of the drop.
-fn has_equals(case: &Case, answer: &Answer) -> bool {
-    let Some(hook) = answer.event.as_ref().and_then(|e| e.hook) else {
-        return false;
-    };
-    let mut chains: Vec<(String, i32)> = Vec::new();
-    for step in &case.steps {
-        let mut table = String::new();
-        for line in step.text.lines() {
-            let found = if step.loader == Loader::Nft {
-                nft_chain(line, hook.as_str())
-            } else if let Some(name) = line.strip_prefix('*') {
-                table = format!("{} {name}", step.loader.argv()[0]);
-                None
-            } else {
-                xt_chain(line, hook.as_str()).then(|| (table.clone(), xt_priority(&table)))
-            };
-            chains.extend(found);
-        }
-    }
-    let other = |a: &(String, i32), b: &(String, i32)| a.0 != b.0 && a.1 == b.1;
-    chains.iter().any(|a| chains.iter().any(|b| other(a, b)))
-}
-
-/// Table and priority of a base chain on this hook, of a line for nft.
-fn nft_chain(line: &str, hook: &str) -> Option<(String, i32)> {
-    let rest = line.strip_prefix("add chain ")?;
-    let (name, rest) = rest.split_once(" {")?;
-    let (table, _) = name.rsplit_once(' ')?;
-    let words: Vec<&str> = rest.split(' ').collect();
-    let after = |word: &str| {
-        let at = words.iter().position(|w| *w == word)?;
-        words.get(at + 1).copied()
-    };
-    let priority = after("priority")?.trim_end_matches(';').parse().ok()?;
-    (after("hook")? == hook).then(|| (table.to_owned(), priority))
-}
-
-/// Whether a line of iptables-save is the chain of this hook.
-fn xt_chain(line: &str, hook: &str) -> bool {
-    let name = line.strip_prefix(':').and_then(|l| l.split(' ').next());
-    name.is_some_and(|name| name.eq_ignore_ascii_case(hook))
-}
-
-/// `NF_IP_PRI_*` of the table whose name ends so (include/uapi/linux/netfilter_ipv4.h, v6.18).
-fn xt_priority(table: &str) -> i32 {
-    match table.rsplit(' ').next() {
-        Some("raw") => -300,
-        Some("mangle") => -150,
-        Some("security") => 50,
-        _ => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{nft_chain, xt_chain};
-
-    #[test]
-    fn chains_are_found_with_their_priorities() {
-        let line = "add chain inet t0 in1 { type filter hook input priority -5; policy drop; }";
-        assert_eq!(nft_chain(line, "input"), Some(("inet t0".into(), -5)));
-        assert_eq!(nft_chain(line, "forward"), None);
-        assert_eq!(nft_chain("add chain inet t0 sub2", "input"), None);
-        assert!(xt_chain(":INPUT DROP [0:0]", "input"));
-        assert!(!xt_chain(":sub1 - [0:0]", "input"));
-    }
 }

@@ -6,10 +6,11 @@ use e2e::expect::at;
 use e2e::fwtrace::{Drop, Fwtrace};
 use e2e::net::{Net, Place};
 use e2e::nft::{self, Rule, Ruleset};
+use e2e::traffic;
 
 use crate::support::{end_well, udp};
 
-use Place::{A, R};
+use Place::{A, B, R};
 
 const PORT: u16 = 3800;
 
@@ -62,10 +63,15 @@ fn start(net: &Net) -> Result<Fwtrace> {
     Fwtrace::start(&net.r, &["--evidence", "evaluator", "--port", &port])
 }
 
-/// Sends a datagram; the rule whose counter moved is the one that is named. Gives its comment.
+/// Sends a datagram from A to R; the rule whose counter moved is the one that is named. Gives its comment.
 fn dropped_by(net: &Net, fwtrace: &mut Fwtrace, v6: bool) -> Result<String> {
+    dropped(net, fwtrace, || udp(net, A, R, v6, (4800, PORT)))
+}
+
+/// Likewise of a packet that is sent so.
+fn dropped(net: &Net, fwtrace: &mut Fwtrace, send: impl FnOnce()) -> Result<String> {
     let before = nft::list(&net.r)?;
-    udp(net, A, R, v6, (4800, PORT));
+    send();
     let drop = fwtrace.next_drop()?;
     let moved = moved(&before, net)?;
     is_computed(&drop, &moved)?;
@@ -201,5 +207,136 @@ fn a_chain_with_the_priority_of_translation_sees_either_address() -> Result<()> 
         end_well(fwtrace)?;
     }
     ensure!(seen == ["behind", "before"], "{seen:?}");
+    Ok(())
+}
+
+/// A base chain that drops on these devices.
+fn on_devices(family: &str, hook: &str, table: &str, chain: &str, devices: &str) -> String {
+    format!(
+        "table {family} {table} {{ chain {chain} {{ type filter hook {hook} devices = {{ {devices} }} priority 0\n\
+         udp dport {PORT} counter drop comment \"{table} {chain}\"\n}}\n}}\n"
+    )
+}
+
+/// Each device has a list of its own: table `one` has a chain on `r0`, table `two`, of this family, one on both, then `one` another
+/// on `r1`. Packets come by `r0` and by `r1`.
+fn each_device(hook: &str, family: &str, paths: [(Place, Place); 2]) -> Result<()> {
+    let net = Net::routed()?;
+    let on_r0 = on_devices("netdev", hook, "one", "a", "r0");
+    let on_r1 = on_devices("netdev", hook, "one", "b", "r1");
+    let on_both = on_devices(family, hook, "two", "c", "r0, r1");
+    add(&net, &on_r0)?;
+    add(&net, &on_both)?;
+    add(&net, &on_r1)?;
+    let mut fwtrace = start(&net)?;
+    let mut both = |what: &str, expected: [&str; 2]| -> Result<()> {
+        for v6 in [false, true] {
+            for ((from, to), expected) in paths.into_iter().zip(expected) {
+                let send = || udp(&net, from, to, v6, (4800, PORT));
+                let seen = dropped(&net, &mut fwtrace, send)?;
+                ensure!(seen == expected, "scenario: {what}, {hook}: {seen}");
+            }
+        }
+        Ok(())
+    };
+    both("as they came", ["two c", "one b"])?;
+    add(&net, &format!("delete table {family} two\n{on_both}"))?;
+    both("deleted and added again", ["two c", "two c"])?;
+    add(&net, &format!("delete table {family} two"))?;
+    both("deleted", ["one a", "one b"])?;
+    add(&net, &on_both)?;
+    both("added again", ["two c", "two c"])?;
+    add(&net, &format!("delete chain netdev one a\n{on_r0}"))?;
+    both("a chain anew", ["one a", "two c"])?;
+    // Out of the lists and into them again, without a change of handles.
+    add(&net, &format!("table {family} two {{ flags dormant; }}"))?;
+    both("asleep", ["one a", "one b"])?;
+    add(&net, &format!("table {family} two {{ }}"))?;
+    both("awake", ["two c", "two c"])?;
+    end_well(fwtrace)
+}
+
+#[test]
+fn of_two_chains_on_ingress_the_one_is_named_that_the_device_calls_first() -> Result<()> {
+    for family in ["netdev", "inet"] {
+        each_device("ingress", family, [(A, R), (B, R)])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn of_two_chains_on_egress_the_one_is_named_that_the_device_calls_first() -> Result<()> {
+    // One is sent, the other is forwarded.
+    each_device("egress", "netdev", [(R, A), (A, B)])
+}
+
+/// Three tables with a chain of one priority, which `send` goes by. Each is deleted and added again.
+fn three_tables(
+    net: &Net,
+    table: impl Fn(&str) -> String,
+    family: &str,
+    send: &dyn Fn(),
+) -> Result<()> {
+    let names = ["one", "two", "three"];
+    for name in names {
+        add(net, &table(name))?;
+    }
+    let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "evaluator"])?;
+    let mut seen = vec![dropped(net, &mut fwtrace, send)?];
+    for name in names {
+        add(net, &format!("delete table {family} {name}"))?;
+        seen.push(dropped(net, &mut fwtrace, send)?);
+        add(net, &table(name))?;
+        seen.push(dropped(net, &mut fwtrace, send)?);
+        add(
+            net,
+            &format!("delete table {family} {name}\n{}", table(name)),
+        )?;
+        seen.push(dropped(net, &mut fwtrace, send)?);
+    }
+    e2e::report(&format!(
+        "the order of three {family} tables: {}",
+        seen.join(" ")
+    ));
+    let all = names
+        .iter()
+        .all(|name| seen.iter().any(|seen| seen == name));
+    ensure!(all, "scenario: {seen:?}");
+    end_well(fwtrace)
+}
+
+#[test]
+fn of_chains_of_family_arp_the_first_is_named() -> Result<()> {
+    let net = Net::routed()?;
+    let table = |name: &str| {
+        format!(
+            "table arp {name} {{ chain in {{ type filter hook input priority 0\n\
+             arp operation request counter drop comment \"{name}\"\n}}\n}}\n"
+        )
+    };
+    let mac = [2, 0, 0, 0, 0x0a, 0];
+    let mut request = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    request.extend(mac);
+    request.extend([10, 1, 0, 1, 0, 0, 0, 0, 0, 0, 10, 1, 0, 2]);
+    let frame = traffic::ethernet([0xff; 6], mac, &[], 0x0806, &request);
+    three_tables(&net, table, "arp", &|| {
+        let _ = net.a.run(|| traffic::frame("a0", &frame));
+    })
+}
+
+#[test]
+fn of_chains_of_family_bridge_the_first_is_named() -> Result<()> {
+    for (hook, to) in [("forward", B), ("input", R)] {
+        let net = Net::bridged()?;
+        let table = |name: &str| {
+            format!(
+                "table bridge {name} {{ chain base {{ type filter hook {hook} priority 0\n\
+                 udp dport {PORT} counter drop comment \"{name}\"\n}}\n}}\n"
+            )
+        };
+        three_tables(&net, table, "bridge", &|| {
+            udp(&net, A, to, false, (4800, PORT));
+        })?;
+    }
     Ok(())
 }

@@ -36,10 +36,12 @@ pub struct Listed {
 pub struct HookList {
     /// Inode of the netns, which the calling thread must be in.
     pub netns: u32,
-    /// NFPROTO_IPV4 or NFPROTO_IPV6.
+    /// NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_ARP, NFPROTO_BRIDGE or NFPROTO_NETDEV.
     pub pf: u32,
-    /// NF_INET_*, but for ingress.
+    /// The hook of that family: NF_INET_*, NF_ARP_*, NF_BR_*, NF_NETDEV_*.
     pub hook: u32,
+    /// Of NFPROTO_NETDEV: index of the device, each of which has lists of its own.
+    pub device: u32,
     /// Answer: `LIST_*`.
     pub status: u32,
     /// Answer: the ruleset's generation before the list was read.
@@ -50,6 +52,8 @@ pub struct HookList {
     pub count: u32,
     /// Work: the next place in the list.
     pub at: u32,
+    /// Not used.
+    pub pad: u32,
     /// Addresses of the functions of nf_tables; 0: not known.
     pub nft: [u64; 5],
     /// Likewise those of ip_tables.
@@ -58,7 +62,9 @@ pub struct HookList {
     pub nat: u64,
     /// The function that connection tracking begins with.
     pub tracking: u64,
-    /// Work: the hook's `struct nf_hook_entries`.
+    /// Work: the device's place in the kernel's table of them, or the one that is looked at in its stead.
+    pub node: u64,
+    /// Work: the device, then the hook's `struct nf_hook_entries`.
     pub outer: u64,
     /// Work: the one that is read: that, or the one of `nat`.
     pub list: u64,
@@ -69,4 +75,4 @@ pub struct HookList {
 }
 
 const _: () = assert!(size_of::<Listed>() == 40);
-const _: () = assert!(size_of::<HookList>() == 32 + 12 * 8 + LISTED * 40);
+const _: () = assert!(size_of::<HookList>() == 40 + 13 * 8 + LISTED * 40);

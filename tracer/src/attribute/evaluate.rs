@@ -44,8 +44,10 @@ const NAMESPACES: usize = 256;
 /// Ways that are kept for events; beyond that all are told again.
 const WAYS: usize = 4096;
 
-/// How often the kernel is asked for the order of chains, a ruleset.
+/// How often the kernel is asked for the order of a hook's chains, a ruleset.
 const TRIES: u32 = 5;
+/// Of how many hooks: those of devices are many where devices come and go.
+const ASKED: usize = 4096;
 /// And how long it is left alone in between.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -171,7 +173,7 @@ impl Evaluator {
         let depth = self.depth;
         let compiled = self.compiled(stamp, past, place)?;
         if stamp == Some(compiled.stamp) {
-            compiled.arrange(place);
+            compiled.arrange(packet, place);
         }
         let nothing = World::default();
         let surroundings = match &mut place.surroundings {
@@ -321,11 +323,10 @@ fn stamp(record: &Record, place: &mut Place<'_>, exact: bool) -> Option<Stamp> {
     })
 }
 
-/// Hooks with chains of one priority.
+/// How the kernel is asked for the order of a hook's chains.
 #[derive(Debug)]
-struct Ties {
-    hooks: Vec<(u8, u8)>,
-    /// How often the kernel may still be asked which comes first.
+struct Asked {
+    /// How often it may still be.
     tries: u32,
     next: Instant,
 }
@@ -338,7 +339,8 @@ struct Compiled {
     legacy: Vec<Table>,
     /// Then an element expires that was taken to be there.
     until: Option<Instant>,
-    ties: Ties,
+    /// By family, hook and device index.
+    asked: HashMap<(u8, u8, u32), Asked>,
     cache: Cache,
     /// By address of the walk, which is kept with it.
     ways: HashMap<usize, (Arc<Walk>, Way)>,
@@ -366,11 +368,7 @@ impl Compiled {
         Self {
             stamp,
             until: program.lasts().map(|lasts| now + lasts),
-            ties: Ties {
-                hooks: program.ties(),
-                tries: TRIES,
-                next: now,
-            },
+            asked: HashMap::new(),
             cache: Cache::new(Arc::new(program)),
             nft,
             legacy,
@@ -381,28 +379,33 @@ impl Compiled {
         }
     }
 
-    /// Has the kernel say which of the chains of one priority come first. It may be at work on the ruleset: then again after a while.
-    fn arrange(&mut self, place: &mut Place<'_>) {
-        let ties = &mut self.ties;
-        if ties.hooks.is_empty() || ties.tries == 0 {
-            return;
-        }
-        let Some(lists) = &mut place.lists else {
+    /// Has the kernel say which of the chains of one priority come first on the packet's hook. It may be at work on the ruleset: then
+    /// again after a while.
+    fn arrange(&mut self, packet: &Packet<'_>, place: &mut Place<'_>) {
+        let (Some(tie), Some(lists)) = (self.cache.program().tie(packet), &mut place.lists) else {
             return;
         };
         let now = Instant::now();
-        if now < ties.next {
+        let of = (
+            tie.pf,
+            tie.hook,
+            tie.device.map_or(0, |device| device.index),
+        );
+        if self.asked.len() >= ASKED && !self.asked.contains_key(&of) {
             return;
         }
-        ties.tries -= 1;
-        ties.next = now + PAUSE;
-        let registered = lists.read(&ties.hooks, self.stamp.generation);
-        let mut program = Program::clone(self.cache.program());
-        program.arrange(&registered, self.nft.as_deref(), &self.legacy);
-        let left = program.ties();
-        if left != ties.hooks {
-            ties.hooks = left;
-            self.cache = Cache::new(Arc::new(program));
+        let asked = self.asked.entry(of).or_insert(Asked {
+            tries: TRIES,
+            next: now,
+        });
+        if asked.tries == 0 || now < asked.next {
+            return;
+        }
+        asked.tries -= 1;
+        asked.next = now + PAUSE;
+        if let Some(calls) = lists.read(&tie, self.stamp.generation) {
+            let nft = self.nft.as_deref();
+            self.cache.arrange(&tie, &calls, nft, &self.legacy);
         }
     }
 

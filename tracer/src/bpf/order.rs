@@ -7,7 +7,7 @@ use fwtrace_abi::{
 
 use super::load::{BpfError, Programs};
 use crate::{
-    eval::order::{Called, Registered},
+    eval::order::{Called, Tie},
     kernel::symbols::Symbols,
     netns::NetNs,
 };
@@ -16,14 +16,18 @@ const PROGRAM: &str = "hook_list";
 const MAP: &str = "HOOK_LIST";
 // NFPROTO_* (include/uapi/linux/netfilter.h, v6.18).
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_ARP: u8 = 3;
+const NFPROTO_NETDEV: u8 = 5;
+const NFPROTO_BRIDGE: u8 = 7;
 const NFPROTO_IPV6: u8 = 10;
 
-/// The functions that call base chains and tables of a family.
+/// The functions that call base chains and tables of a family. Others in its lists are not chains: flowtables, BPF programs, what other
+/// parts of the kernel register.
 struct Functions {
     /// Of nf_tables (net/netfilter/nft_chain_filter.c, nft_chain_route.c, nft_chain_nat.c, v6.18).
-    nft: [&'static str; 5],
+    nft: [Option<&'static str>; 5],
     /// Of ip_tables (net/ipv4/netfilter, net/ipv6/netfilter, v6.18).
-    legacy: [&'static str; 2],
+    legacy: [Option<&'static str>; 2],
     /// That translate addresses, by hook (net/netfilter/nf_nat_proto.c, v6.18).
     nat: [Option<&'static str>; 5],
     /// That begin to track connections, by hook (net/netfilter/nf_conntrack_proto.c, v6.18).
@@ -32,13 +36,13 @@ struct Functions {
 
 const IPV4: Functions = Functions {
     nft: [
-        "nft_do_chain_ipv4",
-        "nft_do_chain_inet",
-        "nf_route_table_hook4",
-        "nf_route_table_inet",
-        "nft_nat_do_chain",
+        Some("nft_do_chain_ipv4"),
+        Some("nft_do_chain_inet"),
+        Some("nf_route_table_hook4"),
+        Some("nf_route_table_inet"),
+        Some("nft_nat_do_chain"),
     ],
-    legacy: ["ipt_do_table", "iptable_mangle_hook"],
+    legacy: [Some("ipt_do_table"), Some("iptable_mangle_hook")],
     nat: [
         Some("nf_nat_ipv4_pre_routing"),
         Some("nf_nat_ipv4_local_in"),
@@ -57,13 +61,13 @@ const IPV4: Functions = Functions {
 
 const IPV6: Functions = Functions {
     nft: [
-        "nft_do_chain_ipv6",
-        "nft_do_chain_inet",
-        "nf_route_table_hook6",
-        "nf_route_table_inet",
-        "nft_nat_do_chain",
+        Some("nft_do_chain_ipv6"),
+        Some("nft_do_chain_inet"),
+        Some("nf_route_table_hook6"),
+        Some("nf_route_table_inet"),
+        Some("nft_nat_do_chain"),
     ],
-    legacy: ["ip6t_do_table", "ip6table_mangle_hook"],
+    legacy: [Some("ip6t_do_table"), Some("ip6table_mangle_hook")],
     nat: [
         Some("nf_nat_ipv6_in"),
         Some("nf_nat_ipv6_local_in"),
@@ -80,11 +84,33 @@ const IPV6: Functions = Functions {
     ],
 };
 
+const ARP: Functions = Functions::of_chains([Some("nft_do_chain_arp"), None]);
+const BRIDGE: Functions = Functions::of_chains([Some("nft_do_chain_bridge"), None]);
+/// Ingress of family inet is in the list of the device, too.
+const NETDEV: Functions = Functions::of_chains([
+    Some("nft_do_chain_netdev"),
+    Some("nft_do_chain_inet_ingress"),
+]);
+
+impl Functions {
+    /// Of a family with nothing but filter chains of nf_tables.
+    const fn of_chains([first, second]: [Option<&'static str>; 2]) -> Self {
+        Self {
+            nft: [first, second, None, None, None],
+            legacy: [None; 2],
+            nat: [None; 5],
+            tracking: [None; 5],
+        }
+    }
+}
+
 /// The kernel functions whose addresses [`Order`] looks up.
 pub fn functions() -> impl Iterator<Item = &'static str> {
-    [IPV4, IPV6].into_iter().flat_map(|family| {
-        let others = family.nat.into_iter().chain(family.tracking).flatten();
-        family.nft.into_iter().chain(family.legacy).chain(others)
+    let families = [IPV4, IPV6, ARP, BRIDGE, NETDEV].into_iter();
+    families.flat_map(|family| {
+        let chains = family.nft.into_iter().chain(family.legacy);
+        let others = family.nat.into_iter().chain(family.tracking);
+        chains.chain(others).flatten()
     })
 }
 
@@ -107,68 +133,74 @@ impl Order {
         }
     }
 
-    /// What these hooks (NFPROTO_*, NF_INET_*) of a namespace call, if the ruleset is of this generation; hooks of which that is not
-    /// known are left out.
+    /// What a hook of a namespace calls, if that is known and the ruleset is of this generation.
     fn read(
         &mut self,
         programs: &mut Programs,
         netns: &NetNs,
-        hooks: &[(u8, u8)],
+        tie: &Tie<'_>,
         generation: u32,
-    ) -> Registered {
-        let mut registered = Registered::default();
+    ) -> Option<Vec<Called>> {
         if self.refused {
-            return registered;
+            return None;
         }
         if !self.loaded {
             if let Err(error) = programs.load_runnable(PROGRAM) {
                 log::warn!("{error}: the order of chains with the same priority is not known");
                 self.refused = true;
-                return registered;
+                return None;
             }
             self.loaded = true;
         }
-        for &(pf, hook) in hooks {
-            match self.list(programs, netns, (pf, hook)) {
-                Ok(Some(list)) if list.before == generation && list.after == generation => {
-                    registered.insert((pf, hook), calls(&list));
-                }
-                Ok(_) => {}
-                Err(error) => log::info!("the order of a hook's chains: {error}"),
+        match self.list(programs, netns, tie) {
+            Ok(list) => list
+                .filter(|list| list.before == generation && list.after == generation)
+                .map(|list| calls(&list)),
+            Err(error) => {
+                log::info!("the order of a hook's chains: {error}");
+                None
             }
         }
-        registered
     }
 
     fn list(
         &self,
         programs: &mut Programs,
         netns: &NetNs,
-        (pf, hook): (u8, u8),
+        tie: &Tie<'_>,
     ) -> Result<Option<HookList>, OrderError> {
-        let family = match pf {
+        let family = match tie.pf {
             NFPROTO_IPV4 => IPV4,
             NFPROTO_IPV6 => IPV6,
+            NFPROTO_ARP => ARP,
+            NFPROTO_BRIDGE => BRIDGE,
+            NFPROTO_NETDEV => NETDEV,
             _ => return Ok(None),
         };
-        let start = |name| self.symbols.range(name).map_or(0, |range| range.start);
+        let start = |name: Option<_>| {
+            let range = name.and_then(|name| self.symbols.range(name));
+            range.map_or(0, |range| range.start)
+        };
         let at = |names: [Option<_>; 5]| {
-            let name = names.get(usize::from(hook)).copied().flatten();
-            name.map_or(0, start)
+            let name = names.get(usize::from(tie.hook)).copied();
+            start(name.flatten())
         };
         let request = HookList {
             netns: netns.inode(),
-            pf: pf.into(),
-            hook: hook.into(),
+            pf: tie.pf.into(),
+            hook: tie.hook.into(),
+            device: tie.device.map_or(0, |device| device.index),
             status: LIST_UNREAD,
             before: 0,
             after: 0,
             count: 0,
             at: 0,
+            pad: 0,
             nft: family.nft.map(start),
             legacy: family.legacy.map(start),
             nat: at(family.nat),
             tracking: at(family.tracking),
+            node: 0,
             outer: 0,
             list: 0,
             outer_at: 0,
@@ -210,7 +242,7 @@ fn calls(list: &HookList) -> Vec<Called> {
         .collect()
 }
 
-/// The lists of one namespace's hooks, to be read when they are needed.
+/// The lists of one namespace's hooks, each to be read when it is needed.
 pub struct Lists<'a> {
     /// What reads them.
     pub order: &'a mut Order,
@@ -221,11 +253,9 @@ pub struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    /// What these hooks (NFPROTO_*, NF_INET_*) call, if the ruleset is of this generation; hooks of which that is not known are left
-    /// out.
-    pub fn read(&mut self, hooks: &[(u8, u8)], generation: u32) -> Registered {
-        self.order
-            .read(self.programs, self.netns, hooks, generation)
+    /// What a hook calls, if that is known and the ruleset is of this generation.
+    pub fn read(&mut self, tie: &Tie<'_>, generation: u32) -> Option<Vec<Called>> {
+        self.order.read(self.programs, self.netns, tie, generation)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     hash::BuildQuick,
     load,
     miss::Texts,
+    order::{Called, Tie},
     outcome::{Known, Outcome},
     packet::{Moment, Packet},
     program::Program,
@@ -19,6 +20,7 @@ use super::{
     walk::{Detail, Walk},
     world::World,
 };
+use crate::{ruleset::model::Ruleset, xtables::legacy::Table};
 
 /// The most values and results that are kept; then everything is forgotten.
 const MAX_KEPT: usize = 32_768;
@@ -39,15 +41,18 @@ pub struct Cache {
 struct Shape {
     pf: u8,
     hook: u8,
+    /// What has a hook of its own.
+    device: Option<u32>,
     protocol: u16,
     moment: Moment,
 }
 
 impl Shape {
-    fn of(packet: &Packet<'_>) -> Self {
+    fn of(program: &Program, packet: &Packet<'_>) -> Self {
         Self {
             pf: packet.pf,
             hook: packet.hook,
+            device: program.device(packet),
             protocol: packet.protocol,
             moment: packet.moment,
         }
@@ -72,10 +77,22 @@ impl Cache {
         &self.program
     }
 
+    /// [`Program::arrange`].
+    pub fn arrange(
+        &mut self,
+        tie: &Tie<'_>,
+        calls: &[Called],
+        nft: Option<&Ruleset>,
+        legacy: &[Table],
+    ) {
+        Arc::make_mut(&mut self.program).arrange(tie, calls, nft, legacy);
+        self.forget();
+    }
+
     /// [`Program::evaluate`].
     pub fn evaluate(&mut self, packet: &Packet<'_>, world: &World) -> Arc<Outcome> {
         self.follow(world);
-        let shape = Shape::of(packet);
+        let shape = Shape::of(&self.program, packet);
         if let Some(outcome) = self.outcomes.get(&shape, packet, world) {
             self.hits += 1;
             return outcome.clone();
@@ -98,7 +115,7 @@ impl Cache {
         detail: Detail,
     ) -> Option<Arc<Walk>> {
         self.follow(world);
-        let key = (Shape::of(packet), *known, detail);
+        let key = (Shape::of(&self.program, packet), *known, detail);
         if let Some(walk) = self.walks.get(&key, packet, world) {
             self.hits += 1;
             return walk.clone();
@@ -121,10 +138,14 @@ impl Cache {
     /// Forgets what was concluded from an older reading of the world.
     fn follow(&mut self, world: &World) {
         if self.world != world.version {
-            self.outcomes = Tree::default();
-            self.walks = Tree::default();
+            self.forget();
             self.world = world.version;
         }
+    }
+
+    fn forget(&mut self) {
+        self.outcomes = Tree::default();
+        self.walks = Tree::default();
     }
 }
 

@@ -80,7 +80,7 @@ impl Program {
             logged.outcome = nothing("the rule is not in this ruleset");
             return logged;
         };
-        let Some(hook) = self.hooks.get(&HookKey::of(packet)) else {
+        let Some(hook) = self.hook(packet) else {
             return logged;
         };
         for (base, registered) in hook.bases.iter().enumerate() {

@@ -1,11 +1,10 @@
 //! In which order the base chains of a hook come, and what they can do.
 
-use std::collections::BTreeMap;
-
 use super::{
     code::{Decided, Op},
-    headers::{IPV4, IPV6},
+    headers::NETDEV,
     outcome::{Fate, TableId},
+    packet::{Device, Packet},
     program::{Base, Chain, Hook, HookKey, Program},
     sets::Gives,
     write::{self, Kinds},
@@ -36,74 +35,102 @@ pub enum Called {
     Translation,
 }
 
-/// What hooks call, in the order in which they do, by family and hook (`NFPROTO_*`, `NF_INET_*`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Registered(BTreeMap<(u8, u8), Vec<Called>>);
-
-impl Registered {
-    /// Says what a hook calls.
-    pub fn insert(&mut self, hook: (u8, u8), calls: Vec<Called>) {
-        self.0.insert(hook, calls);
-    }
+/// A hook with base chains of which it is not known, and matters, which comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tie<'a> {
+    /// Its family, `NFPROTO_*`.
+    pub pf: u8,
+    /// Its number in that family.
+    pub hook: u8,
+    /// Of family netdev: the device, each of which has a list of its own.
+    pub device: Option<Device<'a>>,
 }
 
 impl Program {
-    /// The IP hooks with base chains of which it is not known, and matters, which comes first: family and hook (`NFPROTO_*`, `NF_INET_*`).
-    pub fn ties(&self) -> Vec<(u8, u8)> {
-        let mut ties: Vec<_> = self
-            .hooks
-            .iter()
-            .filter(|(key, hook)| matches!(key.pf(), IPV4 | IPV6) && is_tied(**key, hook))
-            .map(|(key, _)| key.numbers())
-            .collect();
-        ties.sort_unstable();
-        ties
+    /// The packet's hook, if that is one.
+    pub fn tie<'a>(&self, packet: &Packet<'a>) -> Option<Tie<'a>> {
+        if !self.tied {
+            return None;
+        }
+        let key = HookKey::of(packet);
+        let hook = self.hook(packet)?;
+        let (pf, number) = key.numbers();
+        let device = match pf {
+            NETDEV => Some(key.device(packet)?),
+            _ => None,
+        };
+        is_tied(key, hook).then_some(Tie {
+            pf,
+            hook: number,
+            device,
+        })
     }
 
-    /// Takes over the order in which the kernel calls the base chains, for hooks where it calls exactly those of these rulesets, which
-    /// the program was made of. Others are left as they are.
-    pub fn arrange(&mut self, registered: &Registered, nft: Option<&Ruleset>, legacy: &[Table]) {
-        let mut hooks = std::mem::take(&mut self.hooks);
-        for (key, hook) in &mut hooks {
-            let Some(calls) = registered.0.get(&key.numbers()) else {
-                continue;
-            };
-            let places: Option<Vec<usize>> = hook
-                .bases
-                .iter()
-                .map(|base| {
-                    let called = called(base, nft, legacy)?;
-                    calls.iter().position(|call| *call == called)
-                })
-                .collect();
-            let Some(places) = places else { continue };
-            let mut sorted: Vec<_> = places.iter().zip(&hook.bases).collect();
-            sorted.sort_by_key(|(place, _)| **place);
-            let chains = calls
-                .iter()
-                .filter(|call| matches!(call, Called::Nft { .. } | Called::Legacy { .. }));
-            // Each once, and by their priorities: chains of type nat are called from one place.
-            let complete = sorted.len() == chains.count()
-                && sorted.is_sorted_by(|(a, _), (b, _)| a < b)
-                && sorted.is_sorted_by_key(|(_, base)| base.rank().0);
-            if !complete {
-                continue;
-            }
-            let at = |wanted| calls.iter().position(|call| *call == wanted);
-            let (tracking, translation) = (at(Called::Tracking), at(Called::Translation));
-            for (base, place) in hook.bases.iter_mut().zip(places) {
-                base.place = Some(place);
-                if let (true, Some(tracking)) = (base.with_tracking, tracking) {
-                    base.with_tracking = false;
-                    base.early = place < tracking;
-                }
-                if let (true, Some(translation)) = (is_with_translation(*key, base), translation) {
-                    base.before_nat = place < translation;
-                }
-            }
-            self.order(hook);
+    /// Takes over the order in which the kernel calls the base chains of the hook, if it calls exactly those of these rulesets, which the
+    /// program was made of. If not, nothing changes.
+    pub fn arrange(
+        &mut self,
+        tie: &Tie<'_>,
+        calls: &[Called],
+        nft: Option<&Ruleset>,
+        legacy: &[Table],
+    ) {
+        let key = HookKey::new(tie.pf, tie.hook);
+        let Some(mut hook) = self.hooks.get(&key).cloned() else {
+            return;
+        };
+        if let Some(device) = tie.device {
+            hook.bases.retain(|base| base.is_on(device.name.as_bytes()));
         }
-        self.hooks = hooks;
+        let places: Option<Vec<usize>> = hook
+            .bases
+            .iter()
+            .map(|base| {
+                let called = called(base, nft, legacy)?;
+                calls.iter().position(|call| *call == called)
+            })
+            .collect();
+        let Some(places) = places else { return };
+        let mut sorted: Vec<_> = places.iter().zip(&hook.bases).collect();
+        sorted.sort_by_key(|(place, _)| **place);
+        let chains = calls
+            .iter()
+            .filter(|call| matches!(call, Called::Nft { .. } | Called::Legacy { .. }));
+        // Each once, and by their priorities: chains of type nat are called from one place.
+        let complete = sorted.len() == chains.count()
+            && sorted.is_sorted_by(|(a, _), (b, _)| a < b)
+            && sorted.is_sorted_by_key(|(_, base)| base.rank().0);
+        if !complete {
+            return;
+        }
+        let at = |wanted| calls.iter().position(|call| *call == wanted);
+        let (tracking, translation) = (at(Called::Tracking), at(Called::Translation));
+        for (base, place) in hook.bases.iter_mut().zip(places) {
+            base.place = Some(place);
+            if let (true, Some(tracking)) = (base.with_tracking, tracking) {
+                base.with_tracking = false;
+                base.early = place < tracking;
+            }
+            if let (true, Some(translation)) = (is_with_translation(key, base), translation) {
+                base.before_nat = place < translation;
+            }
+        }
+        self.order(&mut hook);
+        match tie.device {
+            Some(device) => {
+                let of = (tie.hook, device.index);
+                self.devices.insert(of, (device.name.to_owned(), hook));
+            }
+            None => {
+                self.hooks.insert(key, hook);
+                self.find_ties();
+            }
+        }
+    }
+
+    /// Finds out whether there is a hook with [`Tie`]s.
+    pub(super) fn find_ties(&mut self) {
+        self.tied = self.hooks.iter().any(|(key, hook)| is_tied(*key, hook));
     }
 
     /// Sorts a hook's chains by priority, and finds the orders that those of equal priority can be in.
@@ -126,11 +153,13 @@ impl Program {
                 .count();
             let group: Vec<usize> = (at..at + same).collect();
             at += same;
-            // Groups of one table, newest table first.
+            // Groups of one table, newest table first. A chain that has been given a device later comes first there.
+            let bases = || group.iter().filter_map(|index| hook.bases.get(*index));
+            let shares = |base: &Base| bases().any(|other| other.shares_device(base));
             let mut tables: Vec<Vec<usize>> = group
-                .chunk_by(|a, b| {
-                    let table = |index: &usize| hook.bases.get(*index).map(|base| base.id.table);
-                    table(a) == table(b)
+                .chunk_by(|a, b| match (hook.bases.get(*a), hook.bases.get(*b)) {
+                    (Some(a), Some(b)) => a.id.table == b.id.table && !shares(a) && !shares(b),
+                    _ => false,
                 })
                 .map(<[usize]>::to_vec)
                 .collect();

@@ -9,7 +9,7 @@ use super::{
     headers::{BRIDGE, INET, IPV4, IPV6, NETDEV},
     legacy,
     outcome::{ChainId, Fate, Outcome, RuleId, TableId},
-    packet::Packet,
+    packet::{Device, Packet},
     read::{Fields, Needs, Reader},
     run,
     sets::Lookup,
@@ -29,6 +29,9 @@ const CONNTRACK: i32 = -200;
 /// Priorities at which addresses are translated, whatever those of the chains of type nat are.
 const NAT_DESTINATION: i32 = -100;
 const NAT_SOURCE: i32 = 100;
+/// `NF_NETDEV_EGRESS`.
+const EGRESS: u8 = 1;
+
 /// A hook's list of functions: ingress is one list, whatever the family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct HookKey {
@@ -37,6 +40,11 @@ pub(super) struct HookKey {
 }
 
 impl HookKey {
+    /// Of this number in family `pf`, as the kernel counts: ingress is 0 of netdev.
+    pub(super) fn new(pf: u8, hook: u8) -> Self {
+        Self { pf, hook }
+    }
+
     pub(super) fn of(packet: &Packet<'_>) -> Self {
         match (packet.pf, packet.hook) {
             // `NF_INET_INGRESS`.
@@ -51,6 +59,16 @@ impl HookKey {
     /// The family.
     pub(super) fn pf(self) -> u8 {
         self.pf
+    }
+
+    /// The device whose list it is, of family netdev; `None`: it is not known.
+    pub(super) fn device<'a>(self, packet: &Packet<'a>) -> Option<Device<'a>> {
+        let device = match self.hook {
+            EGRESS => packet.oif,
+            _ => packet.iif,
+        };
+        let known = device.known().filter(|device| !device.name.is_empty());
+        known.filter(|_| self.pf == NETDEV)
     }
 
     /// At which priority the hook translates addresses.
@@ -182,7 +200,12 @@ pub struct Program {
     pub(super) exprs: Vec<u16>,
     pub(super) chains: Vec<Chain>,
     pub(super) sets: Vec<Lookup>,
+    /// Of family netdev, whatever the device.
     pub(super) hooks: HashMap<HookKey, Hook>,
+    /// Hooks of family netdev with the chains of one device, by number and device index; with the device's name.
+    pub(super) devices: HashMap<(u8, u32), (String, Hook)>,
+    /// In some hook the order of chains is not known, and matters.
+    pub(super) tied: bool,
     /// How many rules there are.
     pub(super) rules: u64,
     lasts: Option<Duration>,
@@ -226,6 +249,7 @@ impl Program {
                 .fold(0, |a, b| a | b);
         }
         program.hooks = hooks;
+        program.find_ties();
         program
     }
 
@@ -254,9 +278,26 @@ impl Program {
         run::evaluate(self, packet, &mut reader)
     }
 
+    /// The packet's hook.
+    pub(super) fn hook(&self, packet: &Packet<'_>) -> Option<&Hook> {
+        let key = HookKey::of(packet);
+        let own = self.device(packet);
+        let own = own.and_then(|index| self.devices.get(&(key.hook, index)));
+        own.map(|(_, hook)| hook).or_else(|| self.hooks.get(&key))
+    }
+
+    /// Index of the device, if the packet's hook is one of that device alone.
+    pub(super) fn device(&self, packet: &Packet<'_>) -> Option<u32> {
+        let key = HookKey::of(packet);
+        let device = key.device(packet)?;
+        let (name, _) = self.devices.get(&(key.hook, device.index))?;
+        // It may have been renamed, and is in the lists of other chains then.
+        (name == device.name).then_some(device.index)
+    }
+
     /// The base chain with this number on the packet's hook.
     pub(super) fn base(&self, packet: &Packet<'_>, chain: u32) -> Option<&Base> {
-        let hook = self.hooks.get(&HookKey::of(packet))?;
+        let hook = self.hook(packet)?;
         hook.bases.iter().find(|base| base.chain == chain)
     }
 
@@ -477,6 +518,22 @@ impl Base {
         }
     }
 
+    /// Whether it is registered on this device.
+    pub(super) fn is_on(&self, name: &[u8]) -> bool {
+        let mut devices = self.devices.iter().flatten();
+        devices.any(|device| covers(device.as_bytes(), name))
+    }
+
+    /// Whether it is another chain of the same table on a device of this one's.
+    pub(super) fn shares_device(&self, other: &Self) -> bool {
+        let shares = |one: &Self, other: &Self| {
+            let mut devices = other.devices.iter().flatten();
+            devices.any(|device| one.is_on(device.as_bytes()))
+        };
+        let same_table = self.id != other.id && self.id.table == other.id.table;
+        same_table && (shares(self, other) || shares(other, self))
+    }
+
     /// Where it is in its hook: chains of type nat are called from where addresses are translated.
     pub(super) fn rank(&self) -> (i32, i32) {
         match self.nat {
@@ -485,6 +542,12 @@ impl Base {
             None => (self.priority, 0),
         }
     }
+}
+
+/// Whether a device of this name is meant: by its name, or by a prefix with `*` behind it (`NFTA_DEVICE_PREFIX`).
+fn covers(device: &[u8], name: &[u8]) -> bool {
+    let prefix = device.strip_suffix(b"*");
+    device == name || prefix.is_some_and(|prefix| name.starts_with(prefix))
 }
 
 fn chain_devices(chain: &crate::ruleset::model::Chain) -> Vec<String> {

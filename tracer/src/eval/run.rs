@@ -13,7 +13,7 @@ use super::{
     logged::{Logging, Start, Translation},
     outcome::{ChainId, Decision, End, Fate, Outcome},
     packet::{Moment, Packet},
-    program::{Base, Chain, Hook, HookKey, Program},
+    program::{Base, Chain, Hook, Program},
     read::{Phase, Quick, Reader},
     steps::{Did, Registers, Way, agrees},
     trail::{Event, Trail},
@@ -97,7 +97,7 @@ pub(super) fn walk(
         orders: vec![Vec::new()],
         ..Hook::default()
     };
-    let hook = program.hooks.get(&HookKey::of(packet)).unwrap_or(&empty);
+    let hook = program.hook(packet).unwrap_or(&empty);
     let mut walker = Walker::new(program, packet, hook);
     walker.begin(trails);
     walker.run(reader);
@@ -113,7 +113,7 @@ pub(super) fn walk_logged(
     translation: Translation,
 ) -> (Outcome, Logging) {
     let empty = Hook::default();
-    let hook = program.hooks.get(&HookKey::of(packet)).unwrap_or(&empty);
+    let hook = program.hook(packet).unwrap_or(&empty);
     let mut walker = Walker::new(program, packet, hook);
     walker.translation = translation;
     match &logging {
@@ -345,7 +345,7 @@ impl Walker<'_> {
         state: &State,
         reader: &mut Reader<'_>,
     ) -> Result<bool, Reason> {
-        if let Some(devices) = &base.devices {
+        if base.devices.is_some() {
             let key = match self.packet.hook {
                 1 if !base.inet_ingress && self.packet.pf == 5 => meta_key::OIFNAME,
                 _ => meta_key::IIFNAME,
@@ -357,9 +357,7 @@ impl Walker<'_> {
                         .iter()
                         .position(|byte| *byte == 0)
                         .unwrap_or(name.len());
-                    Ok(devices
-                        .iter()
-                        .any(|device| device.as_bytes() == &name[..len]))
+                    Ok(base.is_on(&name[..len]))
                 }
                 Value::Break => Ok(false),
                 Value::Unknown(reason) => Err(reason),

@@ -35,6 +35,10 @@ pub enum Feature {
     ConntrackZone,
     /// Whether conntrack sees the packets of a namespace at all.
     ConntrackHooks,
+    /// Which chain of one priority a device's packets come to first.
+    DeviceHooks,
+    /// The same of families arp and bridge.
+    LinkHooks,
     /// Whether conntrack itself dropped, by its counters.
     ConntrackCounters,
     /// The sending process.
@@ -66,6 +70,8 @@ impl Feature {
         Self::ConntrackMark,
         Self::ConntrackZone,
         Self::ConntrackHooks,
+        Self::DeviceHooks,
+        Self::LinkHooks,
         Self::ConntrackCounters,
         Self::Process,
         Self::KernelCounters,
@@ -90,6 +96,8 @@ impl Feature {
             Self::ConntrackMark => "conntrack-mark",
             Self::ConntrackZone => "conntrack-zone",
             Self::ConntrackHooks => "conntrack-hooks",
+            Self::DeviceHooks => "device-hooks",
+            Self::LinkHooks => "link-hooks",
             Self::ConntrackCounters => "conntrack-counters",
             Self::Process => "process",
             Self::KernelCounters => "kernel-counters",
@@ -115,6 +123,8 @@ impl Feature {
             Self::ConntrackMark => "the connection's mark",
             Self::ConntrackZone => "the connection's zone",
             Self::ConntrackHooks => "telling untracked packets from invalid ones",
+            Self::DeviceHooks => "the order of ingress and egress chains with one priority",
+            Self::LinkHooks => "the order of arp and bridge chains with one priority",
             Self::ConntrackCounters => "drops by conntrack itself, such as for a full table",
             Self::Process => "the process that sent the packet",
             Self::KernelCounters => "the exact rule of iptables-legacy, by the kernel's counters",
@@ -141,6 +151,12 @@ impl Feature {
             Self::ConntrackMark => "ct mark is not known",
             Self::ConntrackZone => "ct zone is not known",
             Self::ConntrackHooks => "a packet without connection is shown with state unknown",
+            Self::DeviceHooks => {
+                "which of several ingress or egress chains with one priority comes first is not known"
+            }
+            Self::LinkHooks => {
+                "which of several arp or bridge chains with one priority comes first is not known"
+            }
             Self::ConntrackCounters => {
                 "drops by conntrack itself are told by how full its table is, or not at all"
             }
@@ -209,6 +225,10 @@ fn field_spec(name: &str) -> Option<(Feature, &'static [u64])> {
         "hook_entries_num" => (F::ConntrackHooks, &[2]),
         "hook_entries_hooks" => (F::ConntrackHooks, &[]),
         "hooks_nsproxy" | "hooks_net" => (F::ConntrackHooks, &[8]),
+        "net_devices" | "dev_hooks_ingress" | "dev_hooks_egress" => (F::DeviceHooks, &[8]),
+        "dev_index_node" => (F::DeviceHooks, &[16]),
+        "net_hooks_arp" => (F::LinkHooks, &[24]),
+        "net_hooks_bridge" => (F::LinkHooks, &[40]),
         "net_ct_stat" => (F::ConntrackCounters, &[8]),
         "ctstat_drop"
         | "ctstat_insert_failed"
@@ -276,6 +296,10 @@ const FACTS: &[(Feature, &str, Fact)] = &[
         "nf_hook_entry.priv",
         Fact::Bits(64, 64),
     ),
+    // include/linux/types.h: an array of the heads, and a chain from each.
+    (Feature::DeviceHooks, "hlist_head", Fact::Size(8)),
+    (Feature::DeviceHooks, "hlist_head.first", Fact::Bits(0, 64)),
+    (Feature::DeviceHooks, "hlist_node.next", Fact::Bits(0, 64)),
     // include/uapi/linux/netfilter/x_tables.h
     (Feature::KernelCounters, "xt_counters", Fact::Size(16)),
     (

@@ -1,7 +1,12 @@
 //! Which chain of one priority comes first, where the kernel's list of the hook is known.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::eval::order::{Called, Registered};
+use crate::eval::{
+    cache::Cache,
+    order::{Called, Tie},
+};
 
 /// A table of this handle with one base chain, of handle 1.
 fn one_chain(handle: u64, hook: u32, priority: i32, rules: Vec<Vec<Expr>>) -> Table {
@@ -22,10 +27,17 @@ fn nft(table: u64) -> Called {
 
 fn arranged(rules: &Ruleset, hook: u8, calls: &[Called]) -> Program {
     let mut program = Program::new(Some(rules), &[]);
-    let mut registered = Registered::default();
-    registered.insert((2, hook), calls.to_vec());
-    program.arrange(&registered, Some(rules), &[]);
+    program.arrange(&ip(hook), calls, Some(rules), &[]);
     program
+}
+
+/// A hook of IPv4.
+fn ip(hook: u8) -> Tie<'static> {
+    Tie {
+        pf: 2,
+        hook,
+        device: None,
+    }
 }
 
 /// The indexes of the tables that the drop can be of.
@@ -41,7 +53,7 @@ fn dropped_by(program: &Program) -> Vec<TableId> {
 #[test]
 fn the_chain_that_the_kernel_calls_first_drops() {
     let rules = ruleset(vec![dropping(5, 0), dropping(6, 0), dropping(7, 0)]);
-    assert_eq!(Program::new(Some(&rules), &[]).ties(), [(2, 1)]);
+    assert_eq!(Program::new(Some(&rules), &[]).tie(&packet()), Some(ip(1)));
     for (order, first) in [([5, 6, 7], 0), ([6, 7, 5], 1), ([7, 5, 6], 2)] {
         let calls = [
             nft(order[0]),
@@ -51,7 +63,7 @@ fn the_chain_that_the_kernel_calls_first_drops() {
             nft(order[2]),
         ];
         let program = arranged(&rules, 1, &calls);
-        assert_eq!(program.ties(), []);
+        assert_eq!(program.tie(&packet()), None);
         assert_eq!(dropped_by(&program), [TableId::Nft(first)]);
     }
 }
@@ -72,7 +84,7 @@ fn a_list_of_other_chains_is_not_used() {
         vec![nft(5), nft(6), legacy],
     ] {
         let program = arranged(&rules, 1, &calls);
-        assert_eq!(program.ties(), [(2, 1)], "{calls:?}");
+        assert_eq!(program.tie(&packet()), Some(ip(1)), "{calls:?}");
         assert_eq!(dropped_by(&program).len(), 2, "{calls:?}");
     }
     // Of another hook nothing is said.
@@ -84,7 +96,7 @@ fn a_list_of_other_chains_is_not_used() {
 fn a_list_against_the_priorities_is_not_used() {
     let rules = ruleset(vec![dropping(5, 0), dropping(6, 0), dropping(7, 10)]);
     let program = arranged(&rules, 1, &[nft(6), nft(7), nft(5)]);
-    assert_eq!(program.ties(), [(2, 1)]);
+    assert_eq!(program.tie(&packet()), Some(ip(1)));
     let program = arranged(&rules, 1, &[nft(6), nft(5), nft(7)]);
     assert_eq!(dropped_by(&program), [TableId::Nft(1)]);
 }
@@ -142,5 +154,120 @@ fn chains_of_type_nat_are_called_from_where_addresses_are_translated() {
     assert_eq!(first(&calls), Some(TableId::Nft(2)));
     // Chains of type nat see the first packet of a connection only: nothing is known of this one's.
     let program = arranged(&rules, 0, &[translation, nft(6), nft(5), nft(7)]);
-    assert_eq!(program.ties(), []);
+    let prerouting = Packet {
+        hook: 0,
+        ..packet()
+    };
+    assert_eq!(
+        Program::new(Some(&rules), &[]).tie(&prerouting),
+        Some(ip(0))
+    );
+    assert_eq!(program.tie(&prerouting), None);
+}
+
+/// Chains that drop on egress of these devices, with handles from 1 on.
+fn on_egress(handle: u64, chains: &[&[&str]]) -> Table {
+    let chains = (1..).zip(chains).map(|(handle, devices)| {
+        let mut chain = chain("egress", Some((1, 0, 1)), vec![vec![verdict(0)]]);
+        chain.handle = handle;
+        if let Some(base) = &mut chain.base {
+            base.devices = devices.iter().map(|&name| name.to_owned()).collect();
+        }
+        chain
+    });
+    Table {
+        family: Family::Netdev,
+        name: format!("t{handle}"),
+        handle,
+        ..table(chains.collect(), Vec::new())
+    }
+}
+
+fn leaving(index: u32, name: &str) -> Packet<'_> {
+    Packet {
+        pf: 5,
+        iif: Fact::Absent,
+        oif: Fact::Known(Device { index, name }),
+        ..packet()
+    }
+}
+
+/// The tables and chains that the drop can be of.
+fn dropped_on(program: &Program, packet: &Packet<'_>) -> Vec<(TableId, u32)> {
+    let outcome = program.evaluate(packet, &World::default());
+    let chains = outcome.ends.iter().map(|end| match end.decision {
+        Decision::Rule(rule) => (rule.chain.table, rule.chain.chain),
+        other => panic!("{other:?}"),
+    });
+    chains.collect()
+}
+
+#[test]
+fn each_device_has_an_order_of_its_own() {
+    let rules = ruleset(vec![
+        on_egress(5, &[&["r0", "r1"]]),
+        on_egress(6, &[&["r1", "r0"]]),
+        on_egress(7, &[&["r2"]]),
+    ]);
+    let mut program = Program::new(Some(&rules), &[]);
+    let (r0, r1) = (leaving(2, "r0"), leaving(3, "r1"));
+    for (packet, first, second) in [(&r0, 5, 6), (&r1, 6, 5)] {
+        assert_eq!(dropped_on(&program, packet).len(), 2);
+        let tie = program.tie(packet).unwrap();
+        assert_eq!((tie.pf, tie.hook), (5, 1));
+        assert_eq!(tie.device, packet.oif.known());
+        // Of another device's chains.
+        program.arrange(&tie, &[nft(7), nft(5), nft(6)], Some(&rules), &[]);
+        program.arrange(&tie, &[nft(6)], Some(&rules), &[]);
+        assert_eq!(program.tie(packet), Some(tie));
+        program.arrange(&tie, &[nft(first), nft(second)], Some(&rules), &[]);
+        assert_eq!(program.tie(packet), None);
+    }
+    assert_eq!(dropped_on(&program, &r0), [(TableId::Nft(0), 0)]);
+    assert_eq!(dropped_on(&program, &r1), [(TableId::Nft(1), 0)]);
+    let mut cache = Cache::new(Arc::new(program.clone()));
+    for packet in [&r0, &r1, &r0, &r1] {
+        let ends = cache.evaluate(packet, &World::default());
+        assert_eq!(*ends, program.evaluate(packet, &World::default()));
+    }
+    // Another device, that one under another name, and one that is not known.
+    for packet in [leaving(9, "r1"), leaving(2, "r1"), leaving(3, "r0")] {
+        assert!(program.tie(&packet).is_some(), "{packet:?}");
+        assert_eq!(dropped_on(&program, &packet).len(), 2, "{packet:?}");
+    }
+    let somewhere = Packet {
+        oif: Fact::Unknown,
+        ..leaving(2, "r0")
+    };
+    assert_eq!(program.tie(&somewhere), None);
+}
+
+#[test]
+fn within_a_table_the_newest_chain_is_the_first_unless_they_share_a_device() {
+    let order = |chains: &[&[&str]]| {
+        let program = Program::new(Some(&ruleset(vec![on_egress(5, chains)])), &[]);
+        let packet = leaving(2, "r0");
+        (
+            dropped_on(&program, &packet),
+            program.tie(&packet).is_some(),
+        )
+    };
+    // A chain can be given a device long after it was made.
+    let either = vec![(TableId::Nft(0), 0), (TableId::Nft(0), 1)];
+    assert_eq!(order(&[&["r0"], &["r0"]]), (either.clone(), true));
+    assert_eq!(order(&[&["r0"], &["r*"], &["r1"]]), (either, true));
+    // More than there are orders for, of which each is the only one on its device.
+    let apart: [&[&str]; 6] = [&["r5"], &["r4"], &["r3"], &["r2"], &["r1"], &["r0"]];
+    assert_eq!(order(&apart), (vec![(TableId::Nft(0), 5)], false));
+}
+
+#[test]
+fn a_device_is_meant_by_its_name_or_by_the_beginning_of_it() {
+    let drops = |device: &str, name: &str| {
+        let program = Program::new(Some(&ruleset(vec![on_egress(5, &[&[device]])])), &[]);
+        let outcome = program.evaluate(&leaving(2, name), &World::default());
+        outcome.ends.iter().any(|end| end.fate == Fate::Drop)
+    };
+    assert!(drops("wg*", "wg0") && drops("wg*", "wg") && drops("*", "r0"));
+    assert!(!drops("wg*", "w") && !drops("wg", "wg0") && !drops("wg0", "wg"));
 }
