@@ -36,6 +36,12 @@ const BPF_RB_FORCE_WAKEUP: u64 = 2;
 /// `PROC_DYNAMIC_FIRST`, 0xf0000000 (include/linux/proc_ns.h), or more.
 const FIRST_INODE: u32 = 0xefff_fff9;
 const NF_INET_LOCAL_OUT: u8 = 3;
+// NFPROTO_* (include/uapi/linux/netfilter.h, v6.18).
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_ARP: u8 = 3;
+const NFPROTO_NETDEV: u8 = 5;
+const NFPROTO_BRIDGE: u8 = 7;
+const NFPROTO_IPV6: u8 = 10;
 const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Watched network namespaces, by inode.
@@ -400,15 +406,36 @@ fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
     scratch.state_found != 0
 }
 
-/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`. Every hook has a family and a
-/// device: one without is what an earlier call has left there.
+/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`. What is no hook, or lacks the
+/// device that its hook has, is what an earlier call has left there, with the pktinfo of this one over its start perhaps.
 #[inline(always)]
 fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
     let state = scratch.window[at + 1];
     copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
         && state!(scratch, state_net, u64) == net
-        && state!(scratch, state_pf, u8) != 0
-        && (state!(scratch, state_in, u64) | state!(scratch, state_out, u64)) != 0
+        && devices_of(
+            state!(scratch, state_pf, u8),
+            state!(scratch, state_hook, u8),
+        ) & {
+            let input = (state!(scratch, state_in, u64) != 0) as u8;
+            let output = (state!(scratch, state_out, u64) != 0) as u8;
+            input | output << 1
+        } != 0
+}
+
+/// The device that a hook always has: 1 the incoming one, 2 the outgoing one; 0: there is no such hook. So it is for all callers of
+/// `nf_hook()`, `nf_hook_ingress()` and `nf_hook_egress()` (include/linux/netfilter.h, netfilter_netdev.h, v6.18).
+#[inline(always)]
+fn devices_of(pf: u8, hook: u8) -> u8 {
+    // Two bits a hook, from hook 0 on.
+    let devices: u64 = match pf {
+        // Prerouting, input, forward, output, postrouting; then ingress of family inet, and the bridge's brouting.
+        NFPROTO_IPV4 | NFPROTO_BRIDGE | NFPROTO_IPV6 => 0b01_10_10_01_01_01,
+        // In and out; ingress and egress.
+        NFPROTO_ARP | NFPROTO_NETDEV => 0b10_01,
+        _ => 0,
+    };
+    (devices >> ((hook & 31) * 2)) as u8 & 3
 }
 
 /// Looks at two words of the window.
