@@ -3,8 +3,9 @@
 //! `nf_conntrack_in()` and `nf_confirm()` count such a packet on this CPU right before `nf_hook_slow()` frees it
 //! (net/netfilter/nf_conntrack_core.c, v6.18). So at each drop there that no rule explains, whatever the filter says, the counters are
 //! compared with what they were at the last one on this CPU. What other places than `nf_hook_slow()` drop by conntrack's word (act_ct,
-//! Open vSwitch) is in the difference, too, and so is what was dropped while this program was at work on the CPU: then more than
-//! one packet has been counted, and user space believes it no more.
+//! Open vSwitch) is in the difference, too: then more than one packet has been counted, and user space believes it no more. So is what
+//! was dropped while this program was at work on the CPU, which it is not shown: one packet that was counted can be that one, and
+//! counts as many.
 
 use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, macros::map, maps::LruHashMap};
 use fwtrace_abi::{CtCounts, CtKey, CtMoved};
@@ -13,6 +14,7 @@ use crate::{
     drops::COUNTERS,
     kernel::{offset, u32_at, u64_at},
     scratch::{SCRATCH, Scratch},
+    skipped,
 };
 
 /// The counters at the last look. User space enters those of namespaces whose watch begins.
@@ -27,6 +29,7 @@ pub fn look(scratch: &mut Scratch, net: u64, netns: u32) -> Option<()> {
         return None;
     }
     let here = counters.wrapping_add(per_cpu_offset(scratch)?);
+    let skipped_before = count_skipped(scratch)?;
     // What cannot be read is 0, which no counter comes back to: then all of them have moved by a lot.
     let now = CtCounts {
         drop: u32_at(here, offset!(ctstat_drop)),
@@ -34,7 +37,10 @@ pub fn look(scratch: &mut Scratch, net: u64, netns: u32) -> Option<()> {
         early_drop: u32_at(here, offset!(ctstat_early_drop)),
         chain_too_long: u32_at(here, offset!(ctstat_chain_too_long)),
         invalid: u32_at(here, offset!(ctstat_invalid)),
+        // One that comes while the counters are read is in doubt now and at the next look.
+        skipped: skipped_before,
     };
+    let skipped = count_skipped(scratch)?;
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let key = CtKey { netns, cpu };
@@ -44,27 +50,38 @@ pub fn look(scratch: &mut Scratch, net: u64, netns: u32) -> Option<()> {
     };
     // SAFETY: a map value of this CPU's own.
     let before = unsafe { &mut *seen };
+    let most = if before.skipped == skipped {
+        u8::MAX as u32
+    } else {
+        0
+    };
     scratch.record.ct_moved = CtMoved {
         known: 1,
-        drop: moved(before.drop, now.drop),
-        insert_failed: moved(before.insert_failed, now.insert_failed),
-        early_drop: moved(before.early_drop, now.early_drop),
-        chain_too_long: moved(before.chain_too_long, now.chain_too_long),
-        invalid: moved(before.invalid, now.invalid),
+        drop: moved(before.drop, now.drop, most),
+        insert_failed: moved(before.insert_failed, now.insert_failed, most),
+        early_drop: moved(before.early_drop, now.early_drop, most),
+        chain_too_long: moved(before.chain_too_long, now.chain_too_long, most),
+        invalid: moved(before.invalid, now.invalid, most),
         pad: [0; 2],
     };
     *before = now;
     Some(())
 }
 
+/// How many drops were skipped on this CPU, the one that is only written down included.
 #[inline(always)]
-fn moved(before: u32, now: u32) -> u8 {
+fn count_skipped(scratch: &mut Scratch) -> Option<u32> {
+    skipped::settle(&mut scratch.skipped);
+    let counters = COUNTERS.get_ptr(0)?;
+    // SAFETY: a per-CPU map value, in which another program may count meanwhile.
+    Some(unsafe { core::ptr::read_volatile(&raw const (*counters).skipped) } as u32)
+}
+
+/// By how much a counter has moved; what is more than `most` is as much as can be.
+#[inline(always)]
+fn moved(before: u32, now: u32, most: u32) -> u8 {
     let by = now.wrapping_sub(before);
-    if by > u8::MAX as u32 {
-        u8::MAX
-    } else {
-        by as u8
-    }
+    if by > most { u8::MAX } else { by as u8 }
 }
 
 /// What per-CPU addresses are relative to on this CPU: what lies between the address of a per-CPU value and what `bpf_array.pptrs` has

@@ -24,6 +24,8 @@ pub struct CtCounts {
     pub chain_too_long: u32,
     /// Packets that could not be placed, dropped or not.
     pub invalid: u32,
+    /// Not conntrack's: drops on this CPU that interrupted the program ([`Counters::skipped`](crate::Counters::skipped)), modulo 2^32.
+    pub skipped: u32,
 }
 
 /// By how much counters have moved; 255: by that or more.
@@ -36,7 +38,7 @@ pub struct CtCounts {
 pub struct CtMoved {
     /// 1: what follows is known.
     pub known: u8,
-    /// [`CtCounts::drop`].
+    /// [`CtCounts::drop`]; as all of them 255 where it is more, or where it has moved and some of that may be of drops that nobody was shown.
     pub drop: u8,
     /// [`CtCounts::insert_failed`].
     pub insert_failed: u8,
@@ -51,5 +53,5 @@ pub struct CtMoved {
 }
 
 const _: () = assert!(size_of::<CtKey>() == 8);
-const _: () = assert!(size_of::<CtCounts>() == 20);
+const _: () = assert!(size_of::<CtCounts>() == 24);
 const _: () = assert!(size_of::<CtMoved>() == 8);

@@ -173,6 +173,8 @@ mod tests {
         for (nfct, drop, hook) in [
             (0, 0, Hook::Prerouting),
             (0, 2, Hook::Prerouting),
+            // The packet that was counted may be one that nobody was shown.
+            (0, u8::MAX, Hook::Prerouting),
             // Conntrack is not hooked in there.
             (0, 1, Hook::Output),
             // It has been through conntrack: another function has dropped it.
@@ -209,6 +211,15 @@ mod tests {
         assert_eq!(told(&record(new - 2, clash), Hook::Input), None);
         assert_eq!(told(&record(new, drops(0)), Hook::Input), None);
         assert_eq!(told(&record(new, drops(2)), Hook::Input), None);
+        for skipped in [
+            drops(u8::MAX),
+            CtMoved {
+                insert_failed: u8::MAX,
+                ..drops(0)
+            },
+        ] {
+            assert_eq!(told(&record(new, skipped), Hook::Input), None);
+        }
     }
 
     #[test]

@@ -645,6 +645,8 @@ impl Attached {
                 early_drop: counters.early_drop,
                 chain_too_long: counters.chain_too_long,
                 invalid: counters.invalid,
+                // Where there were some before, the first packet that is counted may be one of them.
+                skipped: 0,
             };
             // A drop since then has left newer ones.
             let key = CtKey { netns, cpu };
