@@ -20,6 +20,23 @@ const TRACKED: &str =
     "table inet t { chain in { type filter hook input priority 0\nct state new counter\n}\n}";
 
 #[test]
+fn with_the_evidence_of_the_engine_alone_conntrack_is_not_named() -> Result<()> {
+    let net = Net::routed()?;
+    nft::load(&net.r, TRACKED)?;
+    conntrack::fill(&net.r)?;
+    let mut fwtrace = Fwtrace::start(&net.r, &["--evidence", "engine"])?;
+    let before = conntrack::counter(&net.r, "drop")?;
+    udp(&net, A, R, false, (4949, 3949));
+    let event = fwtrace.drop_to_port(3949)?.json;
+    let counted = conntrack::counter(&net.r, "drop")? - before;
+    ensure!(counted == 1, "scenario: {counted} drops");
+    ensure!(at(&event, "engine") == "other", "{event}");
+    ensure!(at(&event, "evidence.source") == "engine", "{event}");
+    ensure!(at(&event, "why").is_null(), "{event}");
+    fwtrace.interrupt().map(drop)
+}
+
+#[test]
 fn a_full_table_and_a_legacy_drop_at_once() -> Result<()> {
     let net = Net::routed()?;
     nft::load(&net.r, TRACKED)?;

@@ -153,7 +153,8 @@ impl Attributor {
             (finding, clues) = self.kernel(ladder, record, &mut place);
             let legacy = finding.engine == Engine::IptablesLegacy;
             let doubtful = legacy && finding.evidence.confidence == Confidence::Ambiguous;
-            if (finding.engine == Engine::Other || doubtful)
+            if ladder != Ladder::Engine
+                && (finding.engine == Engine::Other || doubtful)
                 && let Some(told) = by_conntrack::tell(record, pf, hook, &mut place)
             {
                 why = Some(finding.by_conntrack(told, &self.locations, record));
