@@ -102,7 +102,9 @@ fn shape(packet: &[u8]) -> Option<Shape> {
                         .get(2..4)
                         .is_some_and(|o| o[0] != 0 || o[1] & 0xf8 != 0)
                 {
-                    return Some(Shape::Later);
+                    // What is no transport protocol, `ipv6_find_hdr()` looks for in vain (net/ipv6/exthdrs_core.c, v6.18).
+                    let found = !matches!(next, 0 | 43 | 44 | AH | 60);
+                    return Some(if found { Shape::Later } else { Shape::Cut });
                 }
                 let length = match number {
                     44 => 8,
