@@ -46,7 +46,7 @@ fn records(send: impl FnOnce()) -> Vec<RawDrop> {
     programs.set_settings(&settings).unwrap();
     programs.watch(NetNs::current().unwrap().inode()).unwrap();
     let ring = programs.take_ring("RING").unwrap();
-    let (reader, mut batches) = Reader::start(ring, 16).unwrap();
+    let (reader, mut batches) = Reader::start(ring, 16, u32::MAX).unwrap();
     programs.attach("anchor").unwrap();
     programs.attach("drops").unwrap();
     send();

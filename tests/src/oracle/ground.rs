@@ -164,6 +164,8 @@ impl Ground {
                 outcome.primed = self.prime(case)?;
             }
         }
+        // With that drop fwtrace has read the rules, and captures as much of packets as they look at.
+        self.settle()?;
         let before = read_ruleset(&mut self.netlink)?;
         let rules = known(&before, self.legacy.as_ref(), case);
         outcome.sent = case.packets.len();

@@ -143,10 +143,13 @@ pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
     outcome.answers.iter().any(|a| is_kept_answer(case, a))
 }
 
-/// Whether an answer must be looked at.
+/// Whether an answer must be looked at: also one that is ambiguous for something that could be known.
 pub fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
-    let stateless = doubt::of(answer).is_some_and(|doubt| doubt != Doubt::Of(DoubtKind::State));
-    answer.grade == Grade::Unknown || stateless || is_bad_answer(case, answer)
+    let state = matches!(
+        doubt::of(answer),
+        None | Some(Doubt::Of(DoubtKind::State) | Doubt::Counters)
+    );
+    answer.grade == Grade::Unknown || !state || is_bad_answer(case, answer)
 }
 
 /// Whether something in it is wrong.

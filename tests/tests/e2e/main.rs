@@ -9,6 +9,7 @@ mod capture_files;
 mod commands;
 mod conntrack;
 mod conntrack_drops;
+mod deep;
 mod engines;
 mod expressions;
 mod filters;

@@ -36,7 +36,7 @@ pub(super) fn packet<'a>(raw: &'a RawDrop, pf: u8, hook: Option<u8>) -> Option<P
     let ip = matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6);
     let absent = |at: bool| known || (ip && at);
     Some(Packet {
-        bytes: &raw.packet,
+        bytes: &raw.deep,
         l2_len,
         len,
         pf,

@@ -12,7 +12,7 @@ use std::{
 use super::buffers::Buffers;
 use aya::maps::{MapData, RingBuf};
 use bytes::{Bytes, BytesMut};
-use fwtrace_abi::{ABI_VERSION, FLAG_STACK, FLAG_WHOLE, Record, STACK_WORDS, Whole};
+use fwtrace_abi::{ABI_VERSION, FLAG_L2, FLAG_STACK, FLAG_WHOLE, Record, STACK_WORDS, Whole};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 use zerocopy::FromBytes;
@@ -32,8 +32,10 @@ const IDLE_POLL: u16 = 100;
 pub struct RawDrop {
     /// The fixed part.
     pub record: Record,
-    /// The captured packet, from its link-layer header if `FLAG_L2`.
+    /// The captured packet, from its link-layer header if `FLAG_L2`, as far as it is shown.
     pub packet: Bytes,
+    /// The same with what was captured beyond that because rules read it.
+    pub deep: Bytes,
     /// Length of the whole packet from the start of `packet` on, bytes; `None`: not said.
     pub len: Option<u32>,
     /// Words of the kernel stack above the tracepoint's arguments, if asked for.
@@ -70,10 +72,26 @@ pub fn decode(entry: &Bytes) -> Option<RawDrop> {
     }
     Some(RawDrop {
         record,
+        deep: packet.clone(),
         packet,
         len,
         stack,
     })
+}
+
+impl RawDrop {
+    /// Shows no more than `snaplen` bytes from the network header on, [`Settings::snaplen`](fwtrace_abi::Settings) as it was asked for.
+    #[must_use]
+    fn showing(mut self, snaplen: u32) -> Self {
+        let l2_len = match self.record.flags & FLAG_L2 {
+            0 => 0,
+            _ => u32::from(self.record.l2_len),
+        };
+        let shown = snaplen.saturating_add(l2_len).min(self.record.captured);
+        self.record.captured = shown;
+        self.packet.truncate(shown as usize);
+        self
+    }
 }
 
 /// Where records come from.
@@ -103,10 +121,15 @@ impl Source {
     }
 
     /// The next batches: as much as there is from the buffers, one from the ring; none if nothing is there.
-    fn batches(&mut self, buffer: &mut BytesMut, undecoded: &AtomicU64) -> Vec<Vec<RawDrop>> {
+    fn batches(
+        &mut self,
+        snaplen: u32,
+        buffer: &mut BytesMut,
+        undecoded: &AtomicU64,
+    ) -> Vec<Vec<RawDrop>> {
         let mut batch = Vec::new();
         let mut take = |entry: Bytes| match decode(&entry) {
-            Some(drop) => batch.push(drop),
+            Some(drop) => batch.push(drop.showing(snaplen)),
             None => {
                 undecoded.fetch_add(1, Ordering::Relaxed);
             }
@@ -150,7 +173,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts reading. A full channel makes the reader wait, and then the ring counts what it refuses:
+    /// Starts reading; of a packet `snaplen` bytes from the network header on are shown at the most. A full channel makes the reader wait, and then the ring counts what it refuses:
     /// no record is lost in between.
     ///
     /// # Errors
@@ -158,6 +181,7 @@ impl Reader {
     pub fn start(
         source: impl Into<Source>,
         capacity: usize,
+        snaplen: u32,
     ) -> std::io::Result<(Self, mpsc::Receiver<Vec<RawDrop>>)> {
         let source = source.into();
         let (sender, receiver) = mpsc::channel(capacity);
@@ -167,7 +191,7 @@ impl Reader {
             let (stop, undecoded) = (Arc::clone(&stop), Arc::clone(&undecoded));
             std::thread::Builder::new()
                 .name("ring".into())
-                .spawn(move || read(source, &sender, &stop, &undecoded))?
+                .spawn(move || read(source, snaplen, &sender, &stop, &undecoded))?
         };
         Ok((
             Self {
@@ -203,6 +227,7 @@ impl Drop for Reader {
 
 fn read(
     mut source: Source,
+    snaplen: u32,
     sender: &mpsc::Sender<Vec<RawDrop>>,
     stop: &AtomicBool,
     undecoded: &AtomicU64,
@@ -218,7 +243,7 @@ fn read(
         }
         busy = false;
         loop {
-            let batches = source.batches(&mut buffer, undecoded);
+            let batches = source.batches(snaplen, &mut buffer, undecoded);
             if batches.is_empty() {
                 break;
             }

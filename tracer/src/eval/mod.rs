@@ -14,6 +14,7 @@
 //! | [`outcome`] | the ends that a walk can have |
 //! | [`logged`] | the way of a packet from the rule that logged it on |
 //! | [`walk`], [`miss`] | the explanation: phases, steps, the nearest miss |
+//! | [`reach`] | how deep into packets rules look |
 //! | [`cache`] | outcomes kept by the fields that were really read |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
@@ -36,6 +37,7 @@ pub mod order;
 pub mod outcome;
 pub mod packet;
 pub mod program;
+pub mod reach;
 pub mod read;
 mod run;
 mod sets;

@@ -39,6 +39,7 @@ fn raw(payload: usize) -> RawDrop {
     record.protocol = 0x0800_u16.to_be();
     record.captured = u32::try_from(packet.len()).unwrap();
     RawDrop {
+        deep: packet.clone().into(),
         record,
         len: Some(record.captured),
         packet: packet.into(),

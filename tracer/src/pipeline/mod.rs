@@ -177,7 +177,8 @@ async fn live(
             },
             Some(change) = changed.recv() => {
                 run.follow_groups();
-                run.emit(&change)
+                // Before it is told, so that nobody who waits for that comes too early.
+                run.follow_reach(&mut tracer).and_then(|()| run.emit(&change))
             }
             () = run.nflog.ready() => run.heard(),
             _ = tick.tick() => {
@@ -206,7 +207,7 @@ async fn live(
             _ = terminate.recv() => break,
             () = until(deadline) => break,
         };
-        if let Err(error) = step {
+        if let Err(error) = step.and_then(|()| run.follow_reach(&mut tracer)) {
             result = Err(error);
             break;
         }

@@ -22,6 +22,7 @@ use crate::{
         order::{Lists, Order},
     },
     conntrack::Connections,
+    eval::reach::reach,
     event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
     explain::Explainer,
     netlink::{conntrack::Counters, ipset},
@@ -58,13 +59,40 @@ struct Watched {
     legacy_failed: bool,
     /// The rules that log over NFLOG.
     logs: Followed,
+    reach: Reach,
     /// The task that follows the ruleset; ends with this.
     follower: Option<JoinHandle<()>>,
     /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
     findable: bool,
 }
 
+/// How deep into packets the rules look.
+#[derive(Default)]
+struct Reach {
+    /// Readings of the nf_tables ruleset, and generation of the legacy tables.
+    made_of: Option<(Option<u64>, Option<u32>)>,
+    bytes: u32,
+}
+
 impl Watched {
+    /// [`reach`] of its rules as they were read last; cheap where that was not since the last time.
+    fn reach(&mut self) -> u32 {
+        let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
+        let newest = (
+            rulesets.map(Snapshots::readings),
+            legacy.map(Tables::generation),
+        );
+        if self.reach.made_of != Some(newest) {
+            let nft = rulesets.map(|rulesets| &*rulesets.newest().ruleset);
+            let tables = legacy.into_iter().flat_map(Tables::newest);
+            self.reach = Reach {
+                made_of: Some(newest),
+                bytes: reach(nft, tables.map(|table| &**table)),
+            };
+        }
+        self.reach.bytes
+    }
+
     /// Reads anew what its rules name: the machine's names, the namespace's interfaces as they are now, and its ipsets if a rule has one.
     fn name(&mut self, system: &Names) {
         let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
@@ -181,6 +209,7 @@ impl Namespaces {
             counters_told: false,
             legacy_failed: false,
             logs: Followed::default(),
+            reach: Reach::default(),
             follower,
             findable,
         };
@@ -211,6 +240,7 @@ impl Namespaces {
                     counters_told: true,
                     legacy_failed: false,
                     logs: Followed::default(),
+                    reach: Reach::default(),
                     follower: None,
                     findable: true,
                 };
@@ -359,6 +389,12 @@ impl Namespaces {
         counts.extend(self.watched.values_mut().filter_map(Watched::conntrack));
         counts.sort_by_key(|count| count.netns.inode);
         counts
+    }
+
+    /// Bytes of packet, from the network header on, that the rules of a watched namespace look at.
+    pub(super) fn reach(&mut self) -> u32 {
+        let each = self.watched.values_mut().map(Watched::reach);
+        each.max().unwrap_or(0)
     }
 
     /// The rules that log over NFLOG, by namespace: inode, the namespace, its rules.

@@ -107,6 +107,8 @@ impl Run<'_> {
                 self.nflog.hold(raw, event);
             }
         }
+        // Rulesets may have been read; before their drops are told, so that nobody who waits for these comes too early.
+        self.follow_reach(tracer)?;
         self.release()?;
         if last {
             self.record(Recorder::flush)?;
@@ -283,6 +285,11 @@ impl Run<'_> {
         for line in tracer.sync_legacy(&mut namespaces, &mut self.attributor) {
             self.sink.say(&line);
         }
+    }
+
+    /// Has as much of packets captured as rules look at by now.
+    pub(super) fn follow_reach(&mut self, tracer: &mut Tracer) -> Result<(), RunError> {
+        Ok(tracer.follow_reach(&mut self.namespaces.borrow_mut())?)
     }
 
     /// Lets go of dead namespaces; tells which, if none is left to watch.

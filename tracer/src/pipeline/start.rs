@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use fwtrace_abi::{Counters, CtCounts, CtKey, Layout, Record, Settings, Site};
+use fwtrace_abi::{Counters, CtCounts, CtKey, Layout, Record, SNAP_MAX, Settings, Site};
 use tokio::sync::mpsc;
 
 use super::{
@@ -189,6 +189,8 @@ struct Attached {
     programs: Programs,
     calibrator: Calibrator,
     settings: Settings,
+    /// `Settings::snaplen` as it was asked for.
+    snaplen: u32,
     reader: Reader,
     /// `None`: which legacy rule dropped cannot be told.
     legacy: Option<Legacy>,
@@ -412,7 +414,7 @@ fn attach(
     } else {
         Source::Ring(programs.take_ring("RING")?)
     };
-    let (reader, batches) = Reader::start(source, BATCHES)?;
+    let (reader, batches) = Reader::start(source, BATCHES, settings.snaplen)?;
     programs.attach("drops")?;
     programs.detach("calibrate")?;
     programs.forget_btf();
@@ -431,6 +433,7 @@ fn attach(
         attached: Some(Attached {
             programs,
             calibrator,
+            snaplen: settings.snaplen,
             settings,
             reader,
             legacy,
@@ -440,6 +443,7 @@ fn attach(
         idle: None,
     };
     tracer.tell_counters(&mut namespaces.borrow_mut());
+    tracer.follow_reach(&mut namespaces.borrow_mut())?;
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
     Ok(Started {
         tracer,
@@ -538,6 +542,14 @@ impl Tracer {
         }
     }
 
+    /// Has as much of packets captured as the rules of the watched namespaces look at now.
+    pub(super) fn follow_reach(&mut self, namespaces: &mut Namespaces) -> Result<(), BpfError> {
+        match &mut self.attached {
+            Some(attached) => attached.reach(namespaces.reach()),
+            None => Ok(()),
+        }
+    }
+
     /// Tells the programs what conntrack has counted before its namespaces were watched.
     pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) {
         if let Some(attached) = &mut self.attached {
@@ -614,6 +626,16 @@ impl Attached {
         self.programs.set_settings(&self.settings)?;
         self.programs.detach("calibrate")?;
         Ok(line)
+    }
+
+    /// Captures so many bytes, as far as a record can hold them, or more where that was asked for.
+    fn reach(&mut self, bytes: u32) -> Result<(), BpfError> {
+        let snaplen = self.snaplen.max(bytes.min(SNAP_MAX as u32));
+        if self.settings.snaplen != snaplen {
+            self.settings.snaplen = snaplen;
+            self.programs.set_settings(&self.settings)?;
+        }
+        Ok(())
     }
 
     fn note(&mut self, record: &Record) {

@@ -114,11 +114,19 @@ impl Bytes {
     }
 }
 
-/// Whether the pattern begins and ends between the two offsets (`skb_find_text()`, net/core/skbuff.c, v6.18).
+/// Whether the pattern begins and ends between the two offsets (`skb_find_text()`, net/core/skbuff.c, lib/ts_bm.c, lib/ts_kmp.c, v6.18).
 fn contains(want: &StringMatch, reader: &mut Reader<'_>) -> Test {
     let pattern = &want.pattern.want;
     if pattern.is_empty() {
         return Err(missing("an empty string is looked for"));
+    }
+    // `fsm` takes its pattern for something else.
+    if !matches!(want.algo.as_str(), "bm" | "kmp") {
+        return Err(missing("the algorithm of a string is not known"));
+    }
+    // The kernel's letters are those of Latin-1, and `bm` may skip some of them.
+    if want.ignore_case && !pattern.is_ascii() {
+        return Err(missing("letters of either case beyond ASCII are compared"));
     }
     let (from, to) = (u32::from(want.from), u32::from(want.to));
     let end = to.min(packet_length(reader)?);
