@@ -6,6 +6,7 @@
 mod capture;
 mod capture_bytes;
 mod capture_files;
+mod clock;
 mod commands;
 mod conntrack;
 mod conntrack_drops;

@@ -4,6 +4,7 @@
 //! evidence in the record; where there is none, from the evaluator, which otherwise tells the way to it.
 
 mod by_conntrack;
+mod clock;
 mod conntrack;
 mod evaluate;
 mod finding;
@@ -20,20 +21,21 @@ use std::{collections::HashMap, ffi::CStr, sync::Arc};
 use fwtrace_abi::{FLAG_DST, FLAG_DST_READ, FLAG_PROCESS, RULE_POLICY, RULE_RULE, Record, UNKNOWN};
 use jiff::Timestamp;
 
-pub use self::{
-    evaluate::Depth, location::Locations, logged::LoggedPackets, surroundings::Surroundings,
-};
 use self::{
+    clock::WallClock,
     evaluate::{Clues, Evaluator},
     finding::Finding,
     legacy::LegacyRules,
     rules::RuleCache,
 };
+pub use self::{
+    evaluate::Depth, location::Locations, logged::LoggedPackets, surroundings::Surroundings,
+};
 use crate::{
     bpf::{order::Lists, reader::RawDrop},
     cli::Ladder,
     conntrack::Connections,
-    eval::outcome::EngineKind,
+    eval::{outcome::EngineKind, packet::Packet},
     event::{Confidence, DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
     explain::{self, Asked, Explainer},
     kernel::{hooks, reasons::Reasons},
@@ -74,6 +76,7 @@ pub struct Attributor {
     rules: RuleCache,
     legacy: LegacyRules,
     evaluator: Evaluator,
+    clock: WallClock,
     ladder: Ladder,
     netfilter_drop: u32,
 }
@@ -98,6 +101,7 @@ impl Attributor {
             rules: RuleCache::default(),
             legacy: LegacyRules::default(),
             evaluator: Evaluator::new(depth, inverts_last),
+            clock: WallClock::new(),
             ladder,
             netfilter_drop,
         }
@@ -163,6 +167,10 @@ impl Attributor {
                 && let Some(clues) = clues
                 && let Some(packet) = view::packet(raw, pf, number)
             {
+                let packet = Packet {
+                    clock: self.clock.at(record.time),
+                    ..packet
+                };
                 let exact = finding.exact();
                 let clues = Clues {
                     exact: exact.as_ref(),

@@ -134,7 +134,7 @@ impl Surroundings {
     pub(super) fn interface(&mut self, index: u32) -> Option<Arc<str>> {
         let links = Needs {
             links: true,
-            sets: false,
+            ..Needs::default()
         };
         let link = self.at(now(), links, false).world.link(index).ok()?;
         Some(link.name.as_str().into())

@@ -1,6 +1,7 @@
 //! A rule of nf_tables -> steps.
 
 use super::{
+    clock,
     code::{Bits, Decided, Op, Operand, Span, WORDS},
     field::{DoubtKind, Field, Reason, Value},
     fuse,
@@ -53,6 +54,10 @@ impl Compiler<'_> {
         let mut steps = Vec::new();
         if rule.broken {
             let why = Reason::missing("part of the rule could not be read");
+            steps.push((Op::Doubt(Box::new(why)), 0));
+        }
+        if clock::asks_for_fractions(&rule.exprs, |set| Some(self.names.set(set)?.1.key_len)) {
+            let why = Reason::missing("the time is compared with parts of a second");
             steps.push((Op::Doubt(Box::new(why)), 0));
         }
         for (index, expr) in rule.exprs.iter().enumerate() {

@@ -58,6 +58,8 @@ pub enum Field {
     /// Whether the packet walks the chains of type nat, which only the first packet of a connection does: of the hooks that translate
     /// sources, or destinations. One byte.
     NatWalk { source: bool },
+    /// When the rules ran: what [`super::clock`] makes of it.
+    Clock,
     /// What xtables' matches need beside these.
     Xt(XtField),
 }

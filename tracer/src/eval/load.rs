@@ -1,7 +1,7 @@
 //! A field's value, from the packet and the world.
 
 use super::{
-    exthdr, fib,
+    clock, exthdr, fib,
     field::{Bytes, DoubtKind, Field, Reason, Value},
     headers::{self, ETH_IPV4, ETH_IPV6, Gap, IPV4, IPV6, NETDEV, TCP, UDP},
     packet::{Connection, Device, Fact, Moment, Packet, Tracking, Tuple},
@@ -45,6 +45,7 @@ pub(super) fn field(field: Field, packet: &Packet<'_>, world: &World) -> Value {
         } => exthdr::load(packet, op, kind, offset, len, flags),
         Field::Fib { result, flags } => fib::value(packet, world, result, flags),
         Field::Xt(field) => xt::load(field, packet, world),
+        Field::Clock => clock::load(packet),
         Field::Rt(_) => unknown("the route is not known"),
         Field::Socket { .. } => unknown("the socket is not known"),
         Field::Osf { .. } => unknown("fingerprints of operating systems are not known"),
@@ -218,9 +219,6 @@ fn meta(packet: &Packet<'_>, world: &World, key: u32) -> Value {
         24 => Value::Unknown(Reason::stateful("a random number")),
         26 => link_fact(iif, world, kind),
         27 => link_fact(oif, world, kind),
-        30..=32 => Value::Unknown(Reason::missing(
-            "the kernel's clock at the packet is not known",
-        )),
         _ => Value::Unknown(Reason::new(
             DoubtKind::Missing,
             format!("meta key {key} is not known"),

@@ -6,6 +6,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`packet`] | everything known about the packet |
+//! | [`clock`] | the kernel's clock when rules ran |
 //! | [`world`] | what is known beside the packet: links, addresses, routes, ipsets |
 //! | [`field`] | one datum that an evaluation can read, and its value |
 //! | [`read`] | the one way from rules to data: loads lazily, notes what was read, keeps what rules wrote |
@@ -19,6 +20,7 @@
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
 pub mod cache;
+pub mod clock;
 mod code;
 mod compile;
 mod exthdr;

@@ -1,5 +1,7 @@
 //! Everything that is known about a packet at a hook.
 
+use super::clock::Clock;
+
 /// A datum that may not be there, or may not be known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Fact<T> {
@@ -174,4 +176,6 @@ pub struct Packet<'a> {
     pub tracking: Tracking,
     /// When all this was taken.
     pub moment: Moment,
+    /// When the hook's rules ran, if known.
+    pub clock: Option<Clock>,
 }

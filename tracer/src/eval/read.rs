@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
+    clock::{self, Instant},
     field::{Field, Reason, Value},
     hash::BuildQuick,
     headers::IPV6,
@@ -40,6 +41,8 @@ pub struct Needs {
     pub links: bool,
     /// ipsets.
     pub sets: bool,
+    /// The kernel's clock, which is the packet's ([`super::packet::Packet::clock`]).
+    pub clock: bool,
 }
 
 impl Fields {
@@ -62,6 +65,7 @@ impl Fields {
     pub fn slot(&mut self, field: Field) -> Slot {
         self.requested.push(field);
         self.needs.links |= load::reads_links(field);
+        self.needs.clock |= is_time(field);
         *self.slots.entry(field).or_insert_with(|| {
             let slot = Slot(self.list.len() as u32);
             self.list.push(field);
@@ -112,6 +116,14 @@ pub(super) enum Quick {
     Other,
 }
 
+/// Whether it is another one at each second.
+fn is_time(field: Field) -> bool {
+    matches!(
+        field,
+        Field::Meta(clock::TIME_NS | clock::TIME_DAY | clock::TIME_HOUR)
+    )
+}
+
 fn no_such_field() -> Value {
     Value::Unknown(Reason::missing("no such field"))
 }
@@ -142,6 +154,8 @@ pub struct Reader<'r> {
     /// What is not known before it is written.
     open: Kinds,
     phase: Phase,
+    /// Which of the seconds it is that the rules can have run at.
+    instant: u8,
     /// Fields can be others than the packet itself shows: by what was written, or by where the walk is.
     special: bool,
     /// What they are then, as far as they were read since that last changed.
@@ -162,7 +176,8 @@ impl<'r> Reader<'r> {
             writes: Vec::new(),
             open: 0,
             phase: Phase::default(),
-            special: false,
+            instant: 0,
+            special: fields.needs.clock,
             view: Vec::new(),
             scratch: None,
         }
@@ -305,9 +320,38 @@ impl<'r> Reader<'r> {
         }
     }
 
+    /// How many seconds it can have been at which the rules ran, as far as they ask for that.
+    pub(super) fn instants(&mut self) -> u8 {
+        match self.fields.needs.clock.then(|| self.shown(Field::Clock)) {
+            Some(Value::Bytes(bytes)) => clock::count(&bytes),
+            _ => 1,
+        }
+    }
+
+    /// Goes on as if this one of them was it.
+    pub(super) fn set_instant(&mut self, instant: u8) {
+        if self.instant != instant {
+            self.instant = instant;
+            self.judge();
+        }
+    }
+
+    /// The second at which the rules ran.
+    pub(super) fn instant(&mut self) -> Result<Instant, Reason> {
+        let unknown = || Reason::missing("the kernel's clock is not known");
+        match self.shown(Field::Clock) {
+            Value::Bytes(bytes) => Instant::new(&bytes, self.instant).ok_or_else(unknown),
+            Value::Break => Err(unknown()),
+            Value::Unknown(reason) => Err(reason),
+        }
+    }
+
     /// What fields are may have changed.
     fn judge(&mut self) {
-        self.special = !self.writes.is_empty() || self.open != 0 || self.phase != Phase::default();
+        self.special = !self.writes.is_empty()
+            || self.open != 0
+            || self.phase != Phase::default()
+            || self.fields.needs.clock;
         self.view.clear();
     }
 
@@ -385,6 +429,12 @@ impl<'r> Reader<'r> {
 
     /// What rules made of the field, if one touched it.
     fn written(&mut self, field: Field) -> Option<Value> {
+        if let Field::Meta(key) = field
+            && is_time(field)
+        {
+            let instant = self.instant();
+            return Some(instant.map_or_else(Value::Unknown, |instant| instant.meta(key)));
+        }
         if !self.writes.is_empty() {
             let writes = std::mem::take(&mut self.writes);
             let shown = self.in_phase(field);

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
+    clock,
     code::{Decided, Op},
     field::{Field, Reason, Value},
     headers::{ETH_IPV4, ETH_IPV6},
@@ -99,7 +100,7 @@ pub(super) fn walk(
     };
     let hook = program.hook(packet).unwrap_or(&empty);
     let mut walker = Walker::new(program, packet, hook);
-    walker.begin(trails);
+    walker.begin(trails, reader);
     walker.run(reader);
     (walker.outcome, walker.trails)
 }
@@ -117,9 +118,13 @@ pub(super) fn walk_logged(
     let mut walker = Walker::new(program, packet, hook);
     walker.translation = translation;
     match &logging {
-        Logging::To(..) => walker.begin(false),
+        Logging::To(..) => walker.begin(false, reader),
         Logging::From(point, starts) => {
-            let states = starts.iter().map(|start| State {
+            let instants = reader.instants();
+            let each = starts
+                .iter()
+                .flat_map(|start| (0..instants).map(move |instant| (start, instant)));
+            let states = each.map(|(start, instant)| State {
                 entering: false,
                 order: start.order,
                 base: start.base,
@@ -129,9 +134,10 @@ pub(super) fn walk_logged(
                 },
                 stack: start.stack.clone(),
                 writes: Vec::new(),
-                assumed: Vec::new(),
+                assumed: (instant > 0).then_some(clock::WHICH).into_iter().collect(),
                 way: Way {
                     bound: start.bound,
+                    instant,
                     ..Way::default()
                 },
                 trail: Trail::new(false),
@@ -208,8 +214,14 @@ impl<'a> Walker<'a> {
     }
 
     /// The packet stands before the hook.
-    fn begin(&mut self, trails: bool) {
-        for order in 0..self.hook.orders.len() {
+    fn begin(&mut self, trails: bool, reader: &mut Reader<'_>) {
+        let instants = reader.instants();
+        let orders = 0..self.hook.orders.len();
+        for (order, instant) in orders.flat_map(|o| (0..instants).map(move |i| (o, i))) {
+            let which = (order > 0).then_some(Reason::order(
+                "the order of chains with the same priority is not known",
+            ));
+            let when = (instant > 0).then_some(clock::WHICH);
             self.todo.push_back(State {
                 entering: true,
                 order,
@@ -217,13 +229,11 @@ impl<'a> Walker<'a> {
                 at: Place { chain: 0, rule: 0 },
                 stack: Vec::new(),
                 writes: Vec::new(),
-                assumed: match order {
-                    0 => Vec::new(),
-                    _ => vec![Reason::order(
-                        "the order of chains with the same priority is not known",
-                    )],
+                assumed: which.into_iter().chain(when).collect(),
+                way: Way {
+                    instant,
+                    ..Way::default()
                 },
-                way: Way::default(),
                 trail: Trail::new(trails),
                 logged: None,
             });
@@ -266,6 +276,7 @@ impl Walker<'_> {
         };
         reader.set_writes(std::mem::take(&mut state.writes));
         reader.set_open(state.way.open);
+        reader.set_instant(state.way.instant);
         if !state.entering && state.logged.is_none() && !self.is_new(&state, reader) {
             return;
         }

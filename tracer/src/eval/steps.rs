@@ -21,6 +21,8 @@ pub(super) struct Way {
     pub(super) open: Kinds,
     /// The connection has its binding: other nat chains are not asked.
     pub(super) bound: bool,
+    /// Which of the seconds it is that the rules can have run at.
+    pub(super) instant: u8,
 }
 
 /// Register contents.

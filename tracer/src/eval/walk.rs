@@ -111,6 +111,7 @@ impl Program {
         let events = trails.get(index)?;
         reader.set_writes(Vec::new());
         reader.set_open(0);
+        reader.set_instant(0);
         let mut teller = Teller {
             program: self,
             texts,

@@ -2,9 +2,10 @@
 
 use super::{
     super::{
+        clock::TIME_NS,
         field::Field,
         outcome::Words,
-        read::{Fields, Reader, Slot},
+        read::{Fields, Reader},
     },
     Answer, XtField,
     answer::{self, Test, missing, not, words},
@@ -15,8 +16,6 @@ use crate::xtables::matches::{
     time::Time,
 };
 
-/// `NFT_META_TIME_NS`.
-const TIME_NS: u32 = 30;
 const DAY: i64 = 86_400;
 
 /// A match on bytes, or on the time.
@@ -24,7 +23,7 @@ const DAY: i64 = 86_400;
 pub(super) enum Bytes {
     String(StringMatch),
     U32(U32),
-    Time { want: Time, now: Slot },
+    Time(Time),
 }
 
 /// Bytes of the packet from its network header; `None` where the packet ends before them.
@@ -79,24 +78,21 @@ impl Bytes {
     }
 
     pub(super) fn time(want: &Time, fields: &mut Fields) -> Self {
-        Self::Time {
-            want: want.clone(),
-            now: fields.slot(Field::Meta(TIME_NS)),
-        }
+        fields.slot(Field::Meta(TIME_NS));
+        Self::Time(want.clone())
     }
 
     pub(super) fn test(&self, reader: &mut Reader<'_>) -> Test {
         match self {
             Self::String(want) => Ok(contains(want, reader)? != want.pattern.inverted),
             Self::U32(want) => Ok(u32_holds(want, reader)? != want.inverted),
-            Self::Time { want, now } => {
-                if want.local {
-                    return Err(missing("the kernel's time zone is not known"));
-                }
-                let value = answer::number(reader, *now, 8, &Answer::Miss)? as u64;
-                let nanoseconds = u64::from_ne_bytes(value.to_be_bytes());
-                let seconds = i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(i64::MAX);
-                Ok(time_holds(want, seconds))
+            Self::Time(want) => {
+                let instant = reader.instant().map_err(Answer::Unknown)?;
+                let now = match want.local {
+                    true => instant.local().map_err(Answer::Unknown)?,
+                    false => instant.second,
+                };
+                Ok(time_holds(want, now))
             }
         }
     }
@@ -109,7 +105,7 @@ impl Bytes {
                 words("string", wanted, "")
             }
             Self::U32(_) => words("u32", "", ""),
-            Self::Time { .. } => words("time", "", ""),
+            Self::Time(_) => words("time", "", ""),
         }
     }
 }
@@ -189,7 +185,7 @@ fn word(reader: &mut Reader<'_>, at: u32) -> Result<Option<u32>, Answer> {
     Ok(bytes.and_then(|bytes| bytes.first_chunk().map(|b| u32::from_be_bytes(*b))))
 }
 
-/// `time_mt()`, in UTC.
+/// `time_mt()`, of seconds in UTC or in the kernel's time zone.
 fn time_holds(want: &Time, now: i64) -> bool {
     if now < i64::from(want.date_start) || now > i64::from(want.date_stop) {
         return false;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::{
     super::{
+        clock::Clock,
         field::DoubtKind,
         packet::{Device, Fact, Packet, Tracking},
         read::{Fields, Reader},
@@ -26,6 +27,7 @@ use crate::{
             payload::{StringMatch, U32, U32Op, U32Test},
             rate::Statistic,
             set,
+            time::Time,
             transport::{Multiport, PortSide, Tcp},
         },
     },
@@ -149,6 +151,66 @@ fn fragments_of_tcp() {
         });
         assert_eq!(test(&ports, &packet(&bytes)), Answer::Miss);
     }
+}
+
+#[test]
+fn times_in_the_kernels_zone() {
+    let time = |local, day_start, day_stop| {
+        Match::Time(Time {
+            date_start: 0,
+            date_stop: u32::MAX,
+            day_start,
+            day_stop,
+            monthdays: u32::MAX - 1,
+            weekdays: 0xfe,
+            local,
+            contiguous: false,
+        })
+    };
+    // Sunday 2026-11-22, 19:15:00 in UTC.
+    let at = |minutes_west| Packet {
+        clock: Some(Clock {
+            from: 1_795_374_900,
+            to: 1_795_374_900,
+            minutes_west,
+        }),
+        ..packet(&SYN)
+    };
+    let evening = (19 * 3600, 20 * 3600);
+    let night = (evening.0 + 3600, evening.1 + 3600);
+    for (local, (start, stop), west, expected) in [
+        (false, evening, Some(-60), Answer::Match),
+        (false, night, Some(-60), Answer::Miss),
+        (true, evening, Some(-60), Answer::Miss),
+        (true, night, Some(-60), Answer::Match),
+        (true, evening, Some(0), Answer::Match),
+        (false, evening, None, Answer::Match),
+    ] {
+        assert_eq!(test(&time(local, start, stop), &at(west)), expected);
+    }
+    let unknown = test(&time(true, evening.0, evening.1), &at(None));
+    assert!(is_unknown(&unknown, false));
+    let unknown = test(&time(false, evening.0, evening.1), &packet(&SYN));
+    assert!(is_unknown(&unknown, false));
+}
+
+#[test]
+fn strings_that_the_kernel_compares_in_its_own_way() {
+    let find = |pattern: &[u8], algo: &str, ignore_case| {
+        let want = Match::String(StringMatch {
+            from: 0,
+            to: 65535,
+            algo: algo.into(),
+            pattern: Cond::new(pattern.to_vec(), false),
+            ignore_case,
+            rev: 1,
+        });
+        test(&want, &packet(&SYN))
+    };
+    assert_eq!(find(&[10, 1, 0, 1], "kmp", true), Answer::Match);
+    assert!(is_unknown(&find(&[10, 1, 0, 1], "fsm", false), false));
+    assert!(is_unknown(&find(&[0xe4, 1], "bm", true), false));
+    assert_eq!(find(&[0xe4, 1], "bm", false), Answer::Miss);
 }
 
 #[test]
