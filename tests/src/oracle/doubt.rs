@@ -4,10 +4,6 @@ use fwtrace::event::{DoubtKind, EvidenceSource};
 
 use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
-use crate::oracle::cut::Cut;
-
-/// An IP packet up to this long is captured whole, with any link header.
-const CAPTURED: u32 = 100;
 
 /// What an ambiguous answer depends on: the first of these kinds that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,43 +54,19 @@ pub fn of(answer: &Answer) -> Option<Doubt> {
 pub fn is_unfounded(case: &Case, answer: &Answer) -> bool {
     match of(answer) {
         None | Some(Doubt::Counters) => false,
-        // The order of chains is read from the kernel.
-        Some(Doubt::Unsaid | Doubt::Of(DoubtKind::Order)) => true,
-        Some(Doubt::Of(DoubtKind::State | DoubtKind::Rewritten)) => !case.stateful,
-        Some(Doubt::Of(DoubtKind::Missing)) => {
-            let whole = !is_cut(case, answer) && !is_overlong(case, answer);
-            whole && !has(case, &UNKNOWABLE)
-        }
+        // The order of chains is read from the kernel, and all that the rules and packets of the harness have can be known.
+        Some(Doubt::Unsaid | Doubt::Of(DoubtKind::Order | DoubtKind::Missing)) => true,
+        // The second at which a rule ran is a state, too.
+        Some(Doubt::Of(DoubtKind::State)) => !case.stateful && !has(case, &TIME),
+        Some(Doubt::Of(DoubtKind::Rewritten)) => !case.stateful,
     }
 }
 
-/// What rules ask for that nobody outside the kernel can know: its clock at the packet, and the socket of a packet.
-const UNKNOWABLE: [&str; 5] = [
-    "-m time",
-    "-m owner",
-    "meta skuid",
-    "meta skgid",
-    "meta cgroup",
-];
-
-/// Matches that read the headers of IPv6 to their ends: what kernels do where the packet ends before differs.
-const HEADERS: [&str; 5] = ["-m ipv6header", "-m hbh", "-m dst", "-m rt", "-m ah"];
+/// Rules that ask for the time.
+const TIME: [&str; 4] = ["-m time", "meta time", "meta day", "meta hour"];
 
 /// Whether a rule has one of these matches.
 fn has(case: &Case, matches: &[&str]) -> bool {
     let mut texts = case.steps.iter().map(|step| &step.text);
     texts.any(|text| matches.iter().any(|one| text.contains(one)))
-}
-
-/// Whether a rule reads a header of IPv6 that is cut short.
-fn is_overlong(case: &Case, answer: &Answer) -> bool {
-    let cut = || Cut::of(&case.packets);
-    has(case, &HEADERS) && answer.event.as_ref().is_some_and(|e| cut().has(e))
-}
-
-/// Whether a rule searches in bytes that were not captured.
-fn is_cut(case: &Case, answer: &Answer) -> bool {
-    let searched = has(case, &["-m string"]);
-    let length = answer.event.as_ref().and_then(|e| e.packet.len);
-    searched && length.is_none_or(|length| length > CAPTURED)
 }

@@ -27,6 +27,7 @@ mod nflog;
 mod nflog_only;
 mod nflog_twice;
 mod order;
+mod overlong;
 mod packets;
 mod process;
 mod reasons;

@@ -16,6 +16,7 @@ use crate::{
         logged::LogPoint,
         miss::Texts,
         outcome::{Answer, ChainId, Decision, End, EngineKind, Fate, Known, RuleId, TableId},
+        overlong::Overlong,
         packet::Packet,
         program::Program,
         walk::{self, Detail, Walk},
@@ -139,6 +140,7 @@ struct Stamp {
 pub(super) struct Evaluator {
     depth: Depth,
     inverts_last: Option<bool>,
+    overlong: Overlong,
     /// By [`Place::epoch`], the newest first.
     compiled: HashMap<u64, VecDeque<Compiled>>,
 }
@@ -148,7 +150,16 @@ impl Evaluator {
         Self {
             depth,
             inverts_last,
+            overlong: Overlong::default(),
             compiled: HashMap::new(),
+        }
+    }
+
+    /// Takes in what the kernel does with extension headers that are too long.
+    pub(super) fn learn(&mut self, overlong: Overlong) {
+        if self.overlong != overlong {
+            self.overlong = overlong;
+            self.compiled.clear();
         }
     }
 
@@ -263,7 +274,12 @@ impl Evaluator {
             (Some(at), _) => at,
             (None, Some(stamp)) => {
                 known.truncate(KEPT - 1);
-                known.push_front(Compiled::new(stamp, place, self.inverts_last));
+                known.push_front(Compiled::new(
+                    stamp,
+                    place,
+                    self.inverts_last,
+                    self.overlong,
+                ));
                 0
             }
             (None, None) => return None,
@@ -351,7 +367,12 @@ struct Compiled {
 }
 
 impl Compiled {
-    fn new(stamp: Stamp, place: &Place<'_>, inverts_last: Option<bool>) -> Self {
+    fn new(
+        stamp: Stamp,
+        place: &Place<'_>,
+        inverts_last: Option<bool>,
+        overlong: Overlong,
+    ) -> Self {
         let nft = place
             .rulesets
             .as_deref()
@@ -364,7 +385,9 @@ impl Compiled {
         let now = Instant::now();
         let rulesets = place.rulesets.as_deref();
         let age = rulesets.map(Snapshots::age).unwrap_or_default();
-        let program = Program::aged(nft.as_deref(), &legacy, age).inverting_last(inverts_last);
+        let program = Program::aged(nft.as_deref(), &legacy, age)
+            .inverting_last(inverts_last)
+            .reacting(overlong);
         Self {
             stamp,
             until: program.lasts().map(|lasts| now + lasts),

@@ -35,7 +35,7 @@ use crate::{
     bpf::{order::Lists, reader::RawDrop},
     cli::Ladder,
     conntrack::Connections,
-    eval::{outcome::EngineKind, packet::Packet},
+    eval::{outcome::EngineKind, overlong::Overlong, packet::Packet},
     event::{Confidence, DecidedBy, DropEvent, Engine, Family, Hook, NetnsRef, Process, Verdict},
     explain::{self, Asked, Explainer},
     kernel::{hooks, reasons::Reasons},
@@ -115,6 +115,11 @@ impl Attributor {
     /// Tells at least the paths from now on.
     pub(crate) fn tell_paths(&mut self) {
         self.evaluator.deepen(Depth::Path);
+    }
+
+    /// Takes in what the kernel does with extension headers that are too long.
+    pub(crate) fn learn(&mut self, overlong: Overlong) {
+        self.evaluator.learn(overlong);
     }
 
     /// Name of a drop reason, without its prefix.

@@ -6,6 +6,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`packet`] | everything known about the packet |
+//! | [`overlong`] | what kernels do with extension headers that are too long |
 //! | [`clock`] | the kernel's clock when rules ran |
 //! | [`world`] | what is known beside the packet: links, addresses, routes, ipsets |
 //! | [`field`] | one datum that an evaluation can read, and its value |
@@ -37,6 +38,7 @@ mod lookup;
 pub mod miss;
 pub mod order;
 pub mod outcome;
+pub mod overlong;
 pub mod packet;
 pub mod program;
 pub mod reach;

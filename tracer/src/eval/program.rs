@@ -9,6 +9,7 @@ use super::{
     headers::{BRIDGE, INET, IPV4, IPV6, NETDEV},
     legacy,
     outcome::{ChainId, Fate, Outcome, RuleId, TableId},
+    overlong::Overlong,
     packet::{Device, Packet},
     read::{Fields, Needs, Reader},
     run,
@@ -259,6 +260,13 @@ impl Program {
     #[must_use]
     pub fn inverting_last(mut self, inverts_last: Option<bool>) -> Self {
         self.inverts_last = inverts_last;
+        self
+    }
+
+    /// Says what the kernel does with extension headers that are too long; until then that is not known.
+    #[must_use]
+    pub fn reacting(mut self, overlong: Overlong) -> Self {
+        self.fields.overlong = overlong;
         self
     }
 

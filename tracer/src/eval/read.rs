@@ -9,6 +9,7 @@ use super::{
     hash::BuildQuick,
     headers::IPV6,
     load,
+    overlong::Overlong,
     packet::{Moment, Packet},
     world::World,
     write::{self, Kinds},
@@ -32,6 +33,8 @@ pub struct Fields {
     slots: HashMap<Field, Slot, BuildQuick>,
     requested: Vec<Field>,
     needs: Needs,
+    /// What the running kernel does where kernels differ.
+    pub(super) overlong: Overlong,
 }
 
 /// What a program reads of the [`World`].
@@ -186,6 +189,11 @@ impl<'r> Reader<'r> {
     /// What is known beside the packet.
     pub fn world(&self) -> &'r World {
         self.world
+    }
+
+    /// What the running kernel does with extension headers that are too long.
+    pub(super) fn overlong(&self) -> Overlong {
+        self.fields.overlong
     }
 
     /// The value of a field that has a number: the way for whatever runs once for each rule.

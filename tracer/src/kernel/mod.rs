@@ -5,6 +5,7 @@ pub mod caps;
 pub mod hooks;
 pub mod inversion;
 pub mod layout;
+pub mod overlong;
 pub mod reasons;
 pub mod symbols;
 pub mod types;

@@ -22,7 +22,7 @@ use crate::{
         order::{Lists, Order},
     },
     conntrack::Connections,
-    eval::reach::reach,
+    eval::reach::Reach,
     event::{ChangedBy, ConntrackCount, ErrorEvent, Event, NetnsRef, RulesetChange},
     explain::Explainer,
     netlink::{conntrack::Counters, ipset},
@@ -59,38 +59,31 @@ struct Watched {
     legacy_failed: bool,
     /// The rules that log over NFLOG.
     logs: Followed,
-    reach: Reach,
+    /// What its rules ask for, and of which readings: of the nf_tables ruleset, and the generation of the legacy tables.
+    reach: (Option<Newest>, Reach),
     /// The task that follows the ruleset; ends with this.
     follower: Option<JoinHandle<()>>,
     /// It has a name or a process besides us. One that never had (the demo's own) is not let go.
     findable: bool,
 }
 
-/// How deep into packets the rules look.
-#[derive(Default)]
-struct Reach {
-    /// Readings of the nf_tables ruleset, and generation of the legacy tables.
-    made_of: Option<(Option<u64>, Option<u32>)>,
-    bytes: u32,
-}
+/// Which rulesets are the newest.
+type Newest = (Option<u64>, Option<u32>);
 
 impl Watched {
-    /// [`reach`] of its rules as they were read last; cheap where that was not since the last time.
-    fn reach(&mut self) -> u32 {
+    /// What its rules as they were read last ask for; cheap where that was not since the last time.
+    fn reach(&mut self) -> Reach {
         let (rulesets, legacy) = (self.rulesets.as_ref(), self.legacy.as_ref());
         let newest = (
             rulesets.map(Snapshots::readings),
             legacy.map(Tables::generation),
         );
-        if self.reach.made_of != Some(newest) {
+        if self.reach.0 != Some(newest) {
             let nft = rulesets.map(|rulesets| &*rulesets.newest().ruleset);
             let tables = legacy.into_iter().flat_map(Tables::newest);
-            self.reach = Reach {
-                made_of: Some(newest),
-                bytes: reach(nft, tables.map(|table| &**table)),
-            };
+            self.reach = (Some(newest), Reach::new(nft, tables.map(|table| &**table)));
         }
-        self.reach.bytes
+        self.reach.1
     }
 
     /// Reads anew what its rules name: the machine's names, the namespace's interfaces as they are now, and its ipsets if a rule has one.
@@ -209,7 +202,7 @@ impl Namespaces {
             counters_told: false,
             legacy_failed: false,
             logs: Followed::default(),
-            reach: Reach::default(),
+            reach: Default::default(),
             follower,
             findable,
         };
@@ -240,7 +233,7 @@ impl Namespaces {
                     counters_told: true,
                     legacy_failed: false,
                     logs: Followed::default(),
-                    reach: Reach::default(),
+                    reach: Default::default(),
                     follower: None,
                     findable: true,
                 };
@@ -391,10 +384,10 @@ impl Namespaces {
         counts
     }
 
-    /// Bytes of packet, from the network header on, that the rules of a watched namespace look at.
-    pub(super) fn reach(&mut self) -> u32 {
+    /// What the rules of all watched namespaces together ask for.
+    pub(super) fn reach(&mut self) -> Reach {
         let each = self.watched.values_mut().map(Watched::reach);
-        each.max().unwrap_or(0)
+        each.fold(Reach::default(), Reach::and)
     }
 
     /// The rules that log over NFLOG, by namespace: inode, the namespace, its rules.

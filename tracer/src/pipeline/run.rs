@@ -289,7 +289,8 @@ impl Run<'_> {
 
     /// Has as much of packets captured as rules look at by now.
     pub(super) fn follow_reach(&mut self, tracer: &mut Tracer) -> Result<(), RunError> {
-        Ok(tracer.follow_reach(&mut self.namespaces.borrow_mut())?)
+        let mut namespaces = self.namespaces.borrow_mut();
+        Ok(tracer.follow_reach(&mut namespaces, &mut self.attributor)?)
     }
 
     /// Lets go of dead namespaces; tells which, if none is left to watch.

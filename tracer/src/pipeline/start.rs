@@ -22,11 +22,13 @@ use crate::{
         slots::UNLEARNT,
     },
     cli::{self, Ebpf, Ladder, Live, Watch},
+    eval::{overlong::Overlong, reach::Reach},
     kernel::{
         btf::BtfError,
         caps::{self, CapsError},
         hooks,
         layout::{self, Feature, Missing},
+        overlong,
         reasons::Reasons,
         symbols::{Symbols, SymbolsError},
         types::{BTF_DIR, KernelTypes, TypesError},
@@ -191,6 +193,8 @@ struct Attached {
     settings: Settings,
     /// `Settings::snaplen` as it was asked for.
     snaplen: u32,
+    /// The kernel was asked what it does with extension headers that are too long.
+    asked: bool,
     reader: Reader,
     /// `None`: which legacy rule dropped cannot be told.
     legacy: Option<Legacy>,
@@ -409,6 +413,13 @@ fn attach(
             Err(error) => notes.push(format!("{error}: {}", Feature::KernelCounters.cost())),
         }
     }
+    // Before the drops of that are seen.
+    let asked = namespaces.borrow_mut().reach().extensions;
+    let overlong = if asked {
+        overlong()
+    } else {
+        Overlong::default()
+    };
     let source = if settings.wants_whole_packets() {
         Source::Buffers(programs.take_buffers()?)
     } else {
@@ -434,6 +445,7 @@ fn attach(
             programs,
             calibrator,
             snaplen: settings.snaplen,
+            asked,
             settings,
             reader,
             legacy,
@@ -442,8 +454,9 @@ fn attach(
         }),
         idle: None,
     };
+    attributor.learn(overlong);
     tracer.tell_counters(&mut namespaces.borrow_mut());
-    tracer.follow_reach(&mut namespaces.borrow_mut())?;
+    tracer.follow_reach(&mut namespaces.borrow_mut(), &mut attributor)?;
     notes.extend(tracer.sync_legacy(&mut namespaces.borrow_mut(), &mut attributor));
     Ok(Started {
         tracer,
@@ -489,6 +502,14 @@ fn depth(plan: &Live) -> Depth {
         Some(_) => shown.max(Depth::Walk),
         None => shown,
     }
+}
+
+/// What the kernel does with extension headers that are too long.
+fn overlong() -> Overlong {
+    overlong::ask().unwrap_or_else(|error| {
+        log::info!("extension headers of IPv6 that are too long: {error}");
+        Overlong::default()
+    })
 }
 
 fn install(settings: &mut Settings, sites: &[Site]) {
@@ -542,10 +563,14 @@ impl Tracer {
         }
     }
 
-    /// Has as much of packets captured as the rules of the watched namespaces look at now.
-    pub(super) fn follow_reach(&mut self, namespaces: &mut Namespaces) -> Result<(), BpfError> {
+    /// Has as much of packets captured as the rules of the watched namespaces look at now, and asks the kernel what they ask for.
+    pub(super) fn follow_reach(
+        &mut self,
+        namespaces: &mut Namespaces,
+        attributor: &mut Attributor,
+    ) -> Result<(), BpfError> {
         match &mut self.attached {
-            Some(attached) => attached.reach(namespaces.reach()),
+            Some(attached) => attached.reach(namespaces.reach(), attributor),
             None => Ok(()),
         }
     }
@@ -629,8 +654,13 @@ impl Attached {
     }
 
     /// Captures so many bytes, as far as a record can hold them, or more where that was asked for.
-    fn reach(&mut self, bytes: u32) -> Result<(), BpfError> {
-        let snaplen = self.snaplen.max(bytes.min(SNAP_MAX as u32));
+    fn reach(&mut self, reach: Reach, attributor: &mut Attributor) -> Result<(), BpfError> {
+        // Where all namespaces are watched, the drops of that would be seen.
+        if reach.extensions && !self.asked && self.settings.all_netns == 0 {
+            self.asked = true;
+            attributor.learn(overlong());
+        }
+        let snaplen = self.snaplen.max(reach.bytes.min(SNAP_MAX as u32));
         if self.settings.snaplen != snaplen {
             self.settings.snaplen = snaplen;
             self.programs.set_settings(&self.settings)?;

@@ -1,17 +1,23 @@
 //! Matches on extension headers of IPv6 (net/ipv6/netfilter/ip6t_{hbh,frag,rt,ah,ipv6header}.c, v6.18).
 //!
 //! They find their header with `ipv6_find_hdr()`, and drop the packet where the chain of headers ends in the middle of one. A header that says
-//! that it is longer than the rest of the packet is a miss in some stable kernels and a drop in others: what happens is not known then.
+//! that it is longer than the rest of the packet is a miss in some stable kernels and a drop in others: see [`Overlong`].
+//!
+//! [`Overlong`]: super::super::overlong::Overlong
 
 use super::{
     super::{
         field::Field,
         outcome::Words,
+        overlong::Reaction,
         read::{Fields, Reader},
     },
     Answer, XtField,
     answer::{self, Test, cond_span, missing, not, words},
-    load::{AUTHENTICATION, DESTINATION, FRAGMENT_HEADER, HERE, HOP_BY_HOP, MISSES, ROUTING},
+    load::{
+        AUTHENTICATION, DESTINATION, ESP_STUB, FRAGMENT_HEADER, HERE, HOP_BY_HOP, MISSES, ROUTING,
+        SHORT, STUB,
+    },
     transport::packet_length,
 };
 use crate::xtables::{
@@ -65,9 +71,6 @@ impl Header {
     /// The header to the end that it tells itself, `length` bytes of it.
     fn whole(self, reader: &mut Reader<'_>, length: usize) -> Result<Vec<u8>, Answer> {
         let (kind, mut bytes) = (self.kind, self.bytes);
-        if length > self.left {
-            return Err(too_long());
-        }
         while bytes.len() < length {
             let from = u16::try_from(bytes.len()).map_err(|_| not_captured())?;
             let field = Field::Xt(XtField::Extension { kind, from });
@@ -104,8 +107,23 @@ fn not_captured() -> Answer {
     missing("the extension header was not captured")
 }
 
-fn too_long() -> Answer {
-    missing("what kernels do with an extension header that is longer than its packet differs")
+/// What the kernel does where there is no room; `Ok`: it overlooks that.
+fn no_room(reaction: Option<Reaction>) -> Result<(), Answer> {
+    match reaction {
+        Some(Reaction::Overlooks) => Ok(()),
+        other => Err(refused(other)),
+    }
+}
+
+/// The same, where no kernel is known to overlook it.
+fn refused(reaction: Option<Reaction>) -> Answer {
+    match reaction {
+        Some(Reaction::Misses) => Answer::Miss,
+        Some(Reaction::Drops) => Answer::Drop,
+        Some(Reaction::Overlooks) | None => missing(
+            "what kernels do with an extension header that is longer than its packet differs",
+        ),
+    }
 }
 
 fn within(cond: &Cond<Span<u32>>, value: u32) -> bool {
@@ -157,7 +175,7 @@ impl Extension {
                 // `ipv6_authlen()`.
                 let length = (usize::from(header.byte(1)) + 2) * 4;
                 if length > header.left {
-                    return Err(too_long());
+                    no_room(reader.overlong().authentication)?;
                 }
                 Ok(within(&want.spi, header.be32(4))
                     && (want.length.want == 0 || equal(&want.length, length))
@@ -202,10 +220,16 @@ impl Extension {
 /// The bits of the headers that the packet has.
 fn present(reader: &mut Reader<'_>) -> Result<u8, Answer> {
     let found = answer::bytes(reader, Field::Xt(XtField::Extensions), Answer::Drop)?;
-    match found.as_slice() {
-        [HERE, has] => Ok(*has),
-        _ => Err(too_long()),
-    }
+    let overlong = reader.overlong();
+    let (reaction, has) = match found.as_slice() {
+        [HERE, has] => return Ok(*has),
+        [SHORT, has] => (overlong.headers, *has),
+        // Overlooked, it would be read.
+        [STUB, _] => return Err(refused(overlong.stub)),
+        [ESP_STUB, has] => (overlong.esp_stub, *has),
+        _ => return Err(Answer::Drop),
+    };
+    no_room(reaction).map(|()| has)
 }
 
 /// `hbh_mt6()`.
@@ -216,11 +240,12 @@ fn options_hold(want: &Options, kind: u8, reader: &mut Reader<'_>) -> Test {
     let header = Header::read(reader, kind, 2)?;
     let length = header.length();
     let fits = want.length.as_ref().is_none_or(|want| equal(want, length));
+    let overlong = reader.overlong();
+    if length > header.left {
+        return Err(refused(overlong.options));
+    }
     let Some(options) = &want.options else {
-        return match length > header.left {
-            true => Err(too_long()),
-            false => Ok(fits),
-        };
+        return Ok(fits);
     };
     let bytes = header.whole(reader, length)?;
     let mut rest = bytes.get(2..).unwrap_or_default();
@@ -231,7 +256,7 @@ fn options_hold(want: &Options, kind: u8, reader: &mut Reader<'_>) -> Test {
             [kind, ..] if *kind != option.kind => return Ok(false),
             // A single byte of padding has no length.
             [0, ..] => 1,
-            [_] => return Err(too_long()),
+            [_] => return Err(refused(overlong.option)),
             [_, length, ..] => {
                 if option.length.is_some_and(|wanted| wanted != *length) {
                     return Ok(false);
@@ -240,7 +265,7 @@ fn options_hold(want: &Options, kind: u8, reader: &mut Reader<'_>) -> Test {
             }
         };
         if step > rest.len() && !others.is_empty() {
-            return Err(too_long());
+            return Err(refused(overlong.option));
         }
         rest = rest.get(step..).unwrap_or_default();
         left = others;
@@ -253,7 +278,7 @@ fn routing_holds(want: &Rt, reader: &mut Reader<'_>) -> Test {
     let header = Header::read(reader, ROUTING, 4)?;
     let length = header.length();
     if length > header.left {
-        return Err(too_long());
+        return Err(refused(reader.overlong().route));
     }
     let asked = |flag: u8| want.flags & flag != 0;
     let fits = within(&want.segments_left, u32::from(header.byte(3)))

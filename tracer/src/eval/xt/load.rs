@@ -45,7 +45,8 @@ pub enum XtField {
         /// Counted from the header.
         from: u16,
     },
-    /// IPv6: the status (`HERE`, `SHORT`) and a bit for each kind of header that the packet has (`MASK_*` of ip6t_ipv6header.h).
+    /// IPv6: the status (`HERE`, `SHORT`, `STUB`, `ESP_STUB`) and a bit for each kind of header that the packet has (`MASK_*` of
+    /// ip6t_ipv6header.h); one that is too long is taken to be the last.
     Extensions,
     /// Offset of the transport header from the network header, four bytes in network order.
     TransportOffset,
@@ -78,6 +79,11 @@ pub(super) const MALFORMED: u8 = 4;
 pub(super) const BROKEN: u8 = 5;
 /// Status: there is no such header.
 pub(super) const MISSES: u8 = 6;
+
+/// Status: the packet ends in the first two bytes of a header.
+pub(super) const STUB: u8 = 7;
+/// The same of an ESP header.
+pub(super) const ESP_STUB: u8 = 8;
 
 /// Why bytes are not there.
 enum Lack {
@@ -233,25 +239,30 @@ impl<'p> Net<'p> {
     }
 
     /// The extension headers that the packet has, as `ipv6header_mt6()` counts them (net/ipv6/netfilter/ip6t_ipv6header.c, v6.18): what follows a
-    /// later fragment's header, too. `Lack::Short`: one of them ends behind the packet.
-    fn extensions(&self) -> Result<u8, Lack> {
+    /// later fragment's header, too. With the status: `SHORT` where one of them ends behind the packet.
+    fn extensions(&self) -> Result<[u8; 2], Lack> {
         /// Something that is no extension header is last.
         const OTHER: u8 = 1;
+        const NO_NEXT: u8 = 2;
+        const ESP_BIT: u8 = 4;
         let mut has = 0;
         let mut offset = 40;
         let mut protocol = self.byte(6)?;
         loop {
             if protocol == NONE {
-                return Ok(has | 2);
+                return Ok([HERE, has | NO_NEXT]);
             }
             if protocol != ESP && !is_extension(protocol) {
-                return Ok(has | OTHER);
+                return Ok([HERE, has | OTHER]);
             }
             if offset + 2 > self.len {
-                return Err(Lack::Short);
+                return Ok(match protocol {
+                    ESP => [ESP_STUB, has | ESP_BIT],
+                    _ => [STUB, has],
+                });
             }
             if protocol == ESP {
-                return Ok(has | 4);
+                return Ok([HERE, has | ESP_BIT]);
             }
             let next = self.byte(offset)?;
             let length = usize::from(self.byte(offset + 1)?);
@@ -265,7 +276,9 @@ impl<'p> Net<'p> {
             has |= bit;
             offset += step;
             if offset > self.len {
-                return Err(Lack::Short);
+                // That there is none, or ESP, is not noted then.
+                let other = !matches!(next, NONE | ESP);
+                return Ok([SHORT, if other { has | OTHER } else { has }]);
             }
             protocol = next;
         }
@@ -410,8 +423,9 @@ pub(in crate::eval) fn load(field: XtField, packet: &Packet<'_>, world: &World) 
         },
         XtField::Extension { kind, from } => extension(&net, kind, from),
         XtField::Extensions => match net.extensions() {
-            Ok(has) => here(&[has]),
-            Err(Lack::Short) => status(SHORT),
+            Ok(found) => Value::bytes(&found),
+            // The packet has not even an IPv6 header.
+            Err(Lack::Short) => status(BROKEN),
             Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
         },
         XtField::IsFragment => match net.be16(6) {

@@ -154,6 +154,9 @@ fn attributes(w: &mut Writer, expr: &Expr, set_id: u32) -> bool {
                 w.u8(2, *code);
             }
         }
+        Expr::Match { name, rev, info } => {
+            w.str(1, name).be32(2, *rev).bytes(3, info);
+        }
         _ => return false,
     }
     true
@@ -397,6 +400,8 @@ mod tests {
             ),
             (any::<u32>(), any::<Option<u8>>())
                 .prop_map(|(kind, code)| Expr::Reject { kind, code }),
+            ("[a-z6]{1,28}", any::<u32>(), vec(any::<u8>(), 0..300))
+                .prop_map(|(name, rev, info)| Expr::Match { name, rev, info }),
         ]
     }
 

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use super::{
     super::{
         super::{
+            overlong::{Overlong, Reaction},
             packet::Packet,
             read::{Fields, Reader},
             world::World,
@@ -33,8 +34,12 @@ fn packet(next: u8, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The answer where `captured` bytes of the packet were captured.
+/// The answer where `captured` bytes of the packet were captured, of a kernel of which nothing is known.
 fn cut(what: &Match, bytes: &[u8], captured: usize) -> Answer {
+    of_kernel(Overlong::default(), what, bytes, captured)
+}
+
+fn of_kernel(overlong: Overlong, what: &Match, bytes: &[u8], captured: usize) -> Answer {
     let packet = Packet {
         bytes: &bytes[..captured],
         len: bytes.len() as u32,
@@ -48,6 +53,7 @@ fn cut(what: &Match, bytes: &[u8], captured: usize) -> Answer {
     };
     let (mut fields, world) = (Fields::default(), World::default());
     let matcher = Matcher::new(what, place, &mut fields);
+    fields.overlong = overlong;
     matcher.test(&mut Reader::new(&fields, &packet, &world))
 }
 
@@ -125,6 +131,110 @@ fn a_header_that_is_cut_is_dropped_or_not_known() {
         Answer::Match
     );
     assert_eq!(test(&any, 6, &[0; 20]), Answer::Miss);
+}
+
+/// Kernels of before July 2026, and those that drop all such packets.
+const OLD: Overlong = Overlong {
+    options: Some(Reaction::Misses),
+    option: Some(Reaction::Misses),
+    route: Some(Reaction::Misses),
+    authentication: Some(Reaction::Overlooks),
+    headers: Some(Reaction::Overlooks),
+    stub: Some(Reaction::Misses),
+    esp_stub: Some(Reaction::Misses),
+};
+const NEW: Overlong = Overlong {
+    options: Some(Reaction::Drops),
+    option: Some(Reaction::Drops),
+    route: Some(Reaction::Drops),
+    authentication: Some(Reaction::Drops),
+    headers: Some(Reaction::Drops),
+    stub: Some(Reaction::Drops),
+    esp_stub: Some(Reaction::Overlooks),
+};
+
+#[test]
+fn what_the_kernel_does_where_there_is_no_room() {
+    let headers = |headers: u8, inverted: bool| {
+        Match::Ipv6Header(Ipv6Header {
+            headers: Cond::new(headers, inverted),
+            soft: false,
+        })
+    };
+    let both = Match::Hbh(options(None, Some(&[(1, None), (1, None)])));
+    let spi = |spi: u32| {
+        Match::Ah6(Ah6 {
+            spi: Cond::new(Span::new(spi, spi), false),
+            length: Cond::new(24, false),
+            reserved: false,
+        })
+    };
+    let route = Match::Rt(Rt {
+        flags: 0,
+        kind: Cond::new(0, false),
+        segments_left: ANY,
+        length: Cond::new(0, false),
+        addresses: Vec::new(),
+    });
+    let long = &[6, 1, 1, 4, 0, 0, 0, 0][..];
+    let authentication = &[6, 4, 0, 1, 0, 0, 0, 7, 0, 0, 0, 1][..];
+    for (what, next, rest, old, new) in [
+        (
+            Match::Hbh(options(None, None)),
+            0,
+            long,
+            Answer::Miss,
+            Answer::Drop,
+        ),
+        (
+            Match::Dst(options(Some(8), None)),
+            60,
+            long,
+            Answer::Miss,
+            Answer::Drop,
+        ),
+        (
+            both,
+            0,
+            &[6, 0, 1, 90, 0, 0, 0, 0],
+            Answer::Miss,
+            Answer::Drop,
+        ),
+        (route, 43, long, Answer::Miss, Answer::Drop),
+        (spi(7), 51, authentication, Answer::Match, Answer::Drop),
+        (spi(8), 51, authentication, Answer::Miss, Answer::Drop),
+        (headers(0x81, false), 0, long, Answer::Match, Answer::Drop),
+        (headers(0x80, false), 0, long, Answer::Miss, Answer::Drop),
+        // What says that nothing follows, or ESP, is believed without a bit of its own.
+        (
+            headers(0x80, false),
+            0,
+            &[59, 1, 1, 4, 0, 0, 0, 0],
+            Answer::Match,
+            Answer::Drop,
+        ),
+        (
+            headers(0x80, false),
+            0,
+            &[50, 1, 1, 4, 0, 0, 0, 0],
+            Answer::Match,
+            Answer::Drop,
+        ),
+        // No header is read: no match, turned round or not.
+        (headers(0x80, false), 0, &[6], Answer::Miss, Answer::Drop),
+        (headers(0x80, true), 0, &[6], Answer::Miss, Answer::Drop),
+        (headers(4, false), 50, &[0], Answer::Miss, Answer::Match),
+        (headers(4, true), 50, &[0], Answer::Miss, Answer::Miss),
+    ] {
+        let bytes = packet(next, rest);
+        let on = |kernel| of_kernel(kernel, &what, &bytes, bytes.len());
+        assert!(
+            is_unknown(&on(Overlong::default()), false),
+            "{what:?} {rest:?}"
+        );
+        assert_eq!(on(OLD), old, "{what:?} {rest:?}");
+        assert_eq!(on(NEW), new, "{what:?} {rest:?}");
+    }
 }
 
 #[test]
