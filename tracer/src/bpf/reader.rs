@@ -34,7 +34,7 @@ pub struct RawDrop {
     pub record: Record,
     /// The captured packet, from its link-layer header if `FLAG_L2`, as far as it is shown.
     pub packet: Bytes,
-    /// The same with what was captured beyond that because rules read it.
+    /// Of its linear part, also what was captured beyond that because rules read it.
     pub deep: Bytes,
     /// Length of the whole packet from the start of `packet` on, bytes; `None`: not said.
     pub len: Option<u32>,
@@ -62,6 +62,8 @@ pub fn decode(entry: &Bytes) -> Option<RawDrop> {
             .collect();
         behind += STACK_WORDS * 8;
     }
+    // `bm` does not look over the end of the linear part (lib/ts_bm.c, v6.18).
+    let deep = packet.clone();
     let mut len = None;
     if record.flags & FLAG_WHOLE != 0 {
         let (whole, more) = Whole::read_from_prefix(rest.get(behind..)?).ok()?;
@@ -72,7 +74,7 @@ pub fn decode(entry: &Bytes) -> Option<RawDrop> {
     }
     Some(RawDrop {
         record,
-        deep: packet.clone(),
+        deep,
         packet,
         len,
         stack,
