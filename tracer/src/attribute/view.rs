@@ -116,9 +116,10 @@ fn tracking(record: &Record, pf: u8) -> Tracking {
         return Tracking::None;
     }
     match (record.nfct & !7, info) {
-        (0, 0) => Tracking::None,
         (0, 7) => Tracking::Untracked,
-        (0, _) => Tracking::Unknown,
+        // Also of an answer to a packet without a connection, which is marked as related to that (`nf_conntrack_attach()`,
+        // net/netfilter/nf_conntrack_core.c, v6.18): matches go by the connection.
+        (0, _) => Tracking::None,
         (_, 0..=4) => Tracking::Connection(Connection {
             info,
             status: record.ct_status,
