@@ -72,6 +72,7 @@ impl Compiler<'_> {
                 steps.push((Op::Doubt(Box::new(why)), index));
             }
         }
+        fuse::narrow(&mut steps, self.fields);
         fuse::fuse(steps)
     }
 

@@ -1,6 +1,10 @@
 //! `fib`: what routing says about an address of the packet (net/ipv4/netfilter/nft_fib_ipv4.c, net/ipv6/netfilter/nft_fib_ipv6.c, v6.18).
+//!
+//! The kernel's lookup also takes the mark (`NFTA_FIB_F_MARK`, not for types of IPv4 addresses), the other address, and the type of service or
+//! the traffic class and flow label. They choose among policy rules, routes of a service and routes of a source: where there are such,
+//! nothing is answered here, so that an answer depends on the one address alone.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{net::IpAddr, ops::Range};
 
 use super::{
     field::{Reason, Value},
@@ -31,10 +35,9 @@ pub(super) fn value(packet: &Packet<'_>, world: &World, result: u32, flags: u32)
         (IPV6, _) | (NETDEV, ETH_IPV6) => true,
         _ => return Value::Break,
     };
-    let destination = match (addresses(packet, v6), flags & flag::SADDR != 0) {
-        (Ok((source, _)), true) => source,
-        (Ok((_, destination)), false) => destination,
-        (Err(gap), _) => return gap.into(),
+    let destination = match destination(packet, flags, v6) {
+        Ok(destination) => destination,
+        Err(gap) => return gap.into(),
     };
     let device = match flags & (flag::IIF | flag::OIF) {
         0 => None,
@@ -70,19 +73,24 @@ fn missing(text: &'static str) -> Value {
     Value::Unknown(Reason::missing(text))
 }
 
-fn addresses(packet: &Packet<'_>, v6: bool) -> Result<(IpAddr, IpAddr), Gap> {
-    if v6 {
-        let read = |at| -> Result<IpAddr, Gap> {
-            let octets: [u8; 16] = packet.network(at, 16)?.try_into().map_err(|_| Gap::End)?;
-            Ok(Ipv6Addr::from(octets).into())
-        };
-        return Ok((read(8)?, read(24)?));
+/// Where in the network header the address stands whose route is asked for, in bytes.
+pub(super) fn address(flags: u32, v6: bool) -> Range<u32> {
+    match (v6, flags & flag::SADDR != 0) {
+        (false, true) => 12..16,
+        (false, false) => 16..20,
+        (true, true) => 8..24,
+        (true, false) => 24..40,
     }
-    let read = |at| -> Result<IpAddr, Gap> {
-        let octets: [u8; 4] = packet.network(at, 4)?.try_into().map_err(|_| Gap::End)?;
-        Ok(Ipv4Addr::from(octets).into())
-    };
-    Ok((read(12)?, read(16)?))
+}
+
+fn destination(packet: &Packet<'_>, flags: u32, v6: bool) -> Result<IpAddr, Gap> {
+    // The kernel takes the header whole.
+    let header = packet.network(0, if v6 { 40 } else { 20 })?;
+    let Range { start, end } = address(flags, v6);
+    let bytes = header.get(start as usize..end as usize).ok_or(Gap::End)?;
+    let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    v4().or_else(|_| v6()).map_err(|_| Gap::End)
 }
 
 /// `__nft_fib6_eval_type()`.
@@ -147,7 +155,8 @@ fn interface(
         return found(iif.index, iif.name);
     }
     let hit = match destination {
-        IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() => {
+        // Of a source in 0.0.0.0/8 the answer depends on the destination, too.
+        IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0 => {
             return missing("fib of group addresses is not evaluated");
         }
         IpAddr::V4(_) => world.route4(destination),

@@ -3,7 +3,8 @@
 use super::{
     code::{Bits, Op, Operand, Span},
     compile::Step,
-    read::Slot,
+    field::Field,
+    read::{Fields, Slot},
 };
 use crate::ruleset::expr::CmpOp;
 
@@ -84,6 +85,70 @@ pub(super) fn fuse(steps: Vec<Step>) -> Vec<Step> {
         }
     }
     fused
+}
+
+/// Lets rules that change a part of some bytes read and write no more than that part: checksums are made of two bytes at a time, so that nft
+/// loads and writes IPv4's type of service together with the length of the header.
+pub(super) fn narrow(steps: &mut [Step], fields: &mut Fields) {
+    for at in 0..steps.len() {
+        let Some(
+            [
+                (Op::Load { slot, to }, _),
+                (
+                    Op::Bitwise {
+                        from,
+                        to: dst,
+                        bits,
+                    },
+                    _,
+                ),
+                (Op::Need { slot: there }, _),
+                (
+                    Op::Write {
+                        field,
+                        from: Some(source),
+                    },
+                    _,
+                ),
+                rest @ ..,
+            ],
+        ) = steps.get_mut(at..)
+        else {
+            continue;
+        };
+        let word = to.word;
+        if slot != there
+            || [from.word, dst.word, source.word] != [word; 3]
+            || is_live(to.words(), rest)
+        {
+            continue;
+        }
+        let (Field::Payload { offset, len, .. }, Bits::MaskXor(and, xor)) = (&mut **field, &**bits)
+        else {
+            continue;
+        };
+        let changes = |(and, xor): (&u8, &u8)| *and != 0xff || *xor != 0;
+        let first = and.iter().zip(xor).position(changes);
+        let last = and.iter().zip(xor).rposition(changes);
+        let (Some(first), Some(last)) = (first, last) else {
+            continue;
+        };
+        let (Some(part), Some(flip)) = (and.get(first..=last), xor.get(first..=last)) else {
+            continue;
+        };
+        if and.len() != *len as usize {
+            continue;
+        }
+        let narrowed = Bits::MaskXor(part.into(), flip.into());
+        let count = part.len();
+        *offset += first as u32;
+        *len = count as u32;
+        *slot = fields.slot(**field);
+        for span in [to, from, dst, source] {
+            span.len = count as u8;
+        }
+        **bits = narrowed;
+    }
 }
 
 /// How many of the first steps are replaced, and by what.

@@ -7,12 +7,13 @@ use super::{
     clock::{self, Instant},
     field::{Field, Reason, Value},
     hash::BuildQuick,
-    headers::IPV6,
+    headers::{ETH_IPV6, IPV6},
     load,
     overlong::Overlong,
     packet::{Moment, Packet},
     world::World,
     write::{self, Kinds},
+    xt::XtField,
 };
 use crate::ruleset::expr::PayloadBase;
 
@@ -217,6 +218,19 @@ impl<'r> Reader<'r> {
             },
             _ => Quick::Other,
         }
+    }
+
+    /// Bytes of the packet that may be others than it shows, see [`write::doubtful`].
+    pub(super) fn doubtful(&self) -> Option<Vec<std::ops::Range<u32>>> {
+        let v6 = self.packet.protocol == ETH_IPV6;
+        write::doubtful(&self.writes, self.open, v6)
+    }
+
+    /// Whether a field that a rule has changed, so that its value is not known, is there in any case.
+    pub(super) fn is_there(&mut self, slot: Slot) -> bool {
+        self.field(slot).is_some_and(|field| {
+            write::stays(&field) && matches!(self.shown(self.in_phase(field)), Value::Bytes(_))
+        })
     }
 
     /// The field that has this number.
@@ -446,13 +460,17 @@ impl<'r> Reader<'r> {
         if !self.writes.is_empty() {
             let writes = std::mem::take(&mut self.writes);
             let shown = self.in_phase(field);
-            let value = write::effect(&writes, &field, || self.shown(shown));
+            let value = write::effect(&writes, &field, self.packet.protocol == ETH_IPV6, || self.shown(shown));
             self.writes = writes;
             if value.is_some() {
                 return value;
             }
         }
-        let kind = write::kind(&field);
+        let kind = match field {
+            // See `doubtful`.
+            Field::Xt(XtField::Chunk(_)) => 0,
+            field => write::kind(&field),
+        };
         if self.phase.with_tracking && matches!(field, Field::Ct { .. }) {
             return Some(Value::Unknown(Reason::order(
                 "whether tracking comes before this chain is not known",

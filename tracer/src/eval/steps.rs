@@ -90,10 +90,11 @@ impl Program {
     ) -> Did {
         match op {
             Op::Test { .. } | Op::Within { .. } | Op::Verdict(_) => Did::On,
-            Op::Need { slot } => match reader.value(*slot) {
+            Op::Need { slot } => match reader.value(*slot).clone() {
                 Value::Bytes(_) => Did::On,
                 Value::Break => Did::Miss,
-                Value::Unknown(reason) => Did::Unknown(reason.clone()),
+                Value::Unknown(_) if reader.is_there(*slot) => Did::On,
+                Value::Unknown(reason) => Did::Unknown(reason),
             },
             Op::Load { slot, to } => match reader.value(*slot) {
                 Value::Bytes(bytes) => {
@@ -104,7 +105,11 @@ impl Program {
                 Value::Unknown(reason) => {
                     let reason = reason.clone();
                     registers.forget(*to, reason.clone());
-                    Did::Unknown(reason)
+                    if reader.is_there(*slot) {
+                        Did::On
+                    } else {
+                        Did::Unknown(reason)
+                    }
                 }
             },
             Op::Set { to, bytes } => {

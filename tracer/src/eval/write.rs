@@ -1,6 +1,9 @@
 //! What rules may change of the packet that others read.
 
+use std::ops::Range;
+
 use super::{
+    fib,
     field::{DoubtKind, Field, Reason, Value},
     load::{ct_key, meta_key},
     xt::XtField,
@@ -75,9 +78,22 @@ pub(super) fn kind(field: &Field) -> Kinds {
             | XtField::Extension { .. }
             | XtField::Extensions,
         ) => BYTES,
-        // Routing by mark and by address.
-        Field::Fib { .. } => MARK | BYTES,
+        // An address: [`super::fib`] has no answers that depend on the mark or the type of service.
+        Field::Fib { .. } => BYTES,
         _ => 0,
+    }
+}
+
+/// Whether no rule makes the field appear or disappear, whatever it writes.
+pub(super) fn stays(field: &Field) -> bool {
+    const OF_PACKET: Kinds = MARK | PRIORITY | PKTTYPE | SECMARK;
+    match field {
+        Field::Payload {
+            base: PayloadBase::Network,
+            offset,
+            len,
+        } => offset.saturating_add(*len) <= 20,
+        field => kind(field) & OF_PACKET != 0,
     }
 }
 
@@ -122,28 +138,29 @@ fn changed() -> Value {
     Value::Unknown(Reason::rewritten("an earlier rule changed it"))
 }
 
-/// What writes have made of a field: `None` if they do not touch it. `shown` is what the packet itself has.
+/// What writes have made of a field of an IPv4 or IPv6 packet: `None` if they do not touch it. `shown` is what the packet itself has.
 pub(super) fn effect(
     writes: &[(Field, Value)],
     read: &Field,
+    v6: bool,
     shown: impl FnOnce() -> Value,
 ) -> Option<Value> {
     if let Field::Payload { base, offset, len } = read {
         let mut touching = writes
             .iter()
-            .filter(|(written, _)| touches(written, *base, *offset, *len))
+            .filter(|(written, _)| touches(written, *base, *offset, *len, v6))
             .peekable();
         touching.peek()?;
-        return Some(patched(touching, *base, *offset, shown()));
+        return Some(patched(touching, *base, *offset, v6, shown()));
     }
     writes
         .iter()
         .rev()
-        .find_map(|(written, value)| whole(written, value, read))
+        .find_map(|(written, value)| whole(written, value, read, v6))
 }
 
 /// Whether a write can change these bytes.
-fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32) -> bool {
+fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32, v6: bool) -> bool {
     let Field::Payload {
         base: other,
         offset: from,
@@ -156,13 +173,13 @@ fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32) -> bool {
     match (other, base) {
         (a, b) if a == b => {
             let apart = from + size <= offset || offset + len <= from;
-            !apart || is_checksum(base, offset, len)
+            !apart || is_checksum(base, offset, len, v6)
         }
         (a, b) if a == link || b == link => false,
         // A write to a network header that stays in it, and likewise a read.
         // Addresses are part of the transport header's checksum, other fields are not.
         (PayloadBase::Network, _) if from + size <= 20 => {
-            size >= 4 && is_checksum(base, offset, len)
+            size >= 4 && is_checksum(base, offset, len, v6)
         }
         (_, PayloadBase::Network) if offset + len <= 20 => false,
         _ => true,
@@ -170,10 +187,11 @@ fn touches(written: &Field, base: PayloadBase, offset: u32, len: u32) -> bool {
 }
 
 /// Whether one of the bytes can be a checksum that a write brings up to date.
-fn is_checksum(base: PayloadBase, offset: u32, len: u32) -> bool {
+fn is_checksum(base: PayloadBase, offset: u32, len: u32, v6: bool) -> bool {
     let within = |from: u32| offset < from + 2 && from < offset + len;
     match base {
-        PayloadBase::Network => within(10),
+        // IPv6 has none.
+        PayloadBase::Network => !v6 && within(10),
         // ICMP's is where others have their destination port: who reads that of ICMP is not worth doubting every port.
         PayloadBase::Transport => within(16) || within(6),
         _ => false,
@@ -185,6 +203,7 @@ fn patched<'a>(
     writes: impl Iterator<Item = &'a (Field, Value)>,
     base: PayloadBase,
     offset: u32,
+    v6: bool,
     shown: Value,
 ) -> Value {
     let Value::Bytes(bytes) = shown else {
@@ -213,7 +232,7 @@ fn patched<'a>(
             }
         }
         let end = offset + bytes.len() as u32;
-        if is_checksum(base, offset, end - offset) && !covers(*from, value.len(), offset, end) {
+        if is_checksum(base, offset, end - offset, v6) && !covers(*from, value.len(), offset, end) {
             return changed();
         }
     }
@@ -224,28 +243,83 @@ fn covers(from: u32, len: usize, start: u32, end: u32) -> bool {
     from <= start && end <= from + len as u32
 }
 
+/// Which bytes of the packet, counted from its network header, are or may be others than it shows: by these writes, and by what is written later,
+/// of the kinds in `open`. `None`: they can be any.
+pub(super) fn doubtful(
+    writes: &[(Field, Value)],
+    open: Kinds,
+    v6: bool,
+) -> Option<Vec<Range<u32>>> {
+    const IN_PACKET: Kinds = BYTES | TOS | HOPS | FLAGS | OPTIONS;
+    let mut ranges = Vec::new();
+    for (written, _) in writes {
+        match *written {
+            Field::Payload {
+                base: PayloadBase::Network,
+                offset,
+                len,
+            } if offset + len <= 10 => ranges.push(offset..offset + len),
+            _ if kind(written) & IN_PACKET != 0 => return None,
+            _ => {}
+        }
+    }
+    match open & IN_PACKET & !(TOS | HOPS) {
+        0 => {}
+        _ => return None,
+    }
+    if open & TOS != 0 {
+        ranges.push(0..2);
+    }
+    if open & HOPS != 0 {
+        ranges.push(7..9);
+    }
+    if !ranges.is_empty() && !v6 {
+        ranges.push(10..12);
+    }
+    Some(ranges)
+}
+
+/// Whether some of these bytes of the network header tell where other headers and options are and which, or are such themselves.
+fn places(offset: u32, end: u32, v6: bool) -> bool {
+    let has = |from: u32, to: u32| offset < to && from < end;
+    match v6 {
+        // The header's length, the packet's, fragments, the protocol.
+        false => has(0, 1) || has(2, 4) || has(6, 8) || has(9, 10) || end > 20,
+        // The packet's length, the next header.
+        true => has(4, 7) || end > 40,
+    }
+}
+
 /// What a write does to a field other than packet bytes.
-fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
+fn whole(written: &Field, value: &Value, read: &Field, v6: bool) -> Option<Value> {
     if written == read {
         return Some(value.clone());
     }
     match (written, read) {
+        (Field::Payload { base, offset, len }, Field::Exthdr { op, .. }) => {
+            let (offset, end) = (*offset, offset + len);
+            let apart = match base {
+                PayloadBase::Link => true,
+                PayloadBase::Network => !places(offset, end, v6),
+                // A TCP option: whether there are any stands in the header's byte 12.
+                PayloadBase::Transport => *op == 1 && end <= 20 && (end <= 12 || offset > 12),
+                _ => false,
+            };
+            (!apart).then(changed)
+        }
+        (Field::Exthdr { .. }, Field::Exthdr { .. }) => Some(changed()),
         (
             Field::Payload {
-                base: PayloadBase::Link,
-                ..
-            },
-            Field::Exthdr { .. },
-        ) => None,
-        (Field::Payload { .. } | Field::Exthdr { .. }, Field::Exthdr { .. })
-        | (
-            Field::Payload {
                 base: PayloadBase::Network,
-                ..
+                offset,
+                len,
             },
-            Field::Fib { .. },
-        )
-        | (Field::Meta(meta_key::MARK), Field::Fib { .. }) => Some(changed()),
+            Field::Fib { flags, .. },
+        ) => {
+            let address = fib::address(*flags, v6);
+            let apart = offset + len <= address.start || address.end <= *offset;
+            (!apart).then(changed)
+        }
         // A packet that is not tracked has no connection.
         (
             Field::Ct {
@@ -263,9 +337,9 @@ fn whole(written: &Field, value: &Value, read: &Field) -> Option<Value> {
             let (offset, end) = (*offset, offset + len);
             let apart = match (base, field) {
                 (PayloadBase::Link, _) => true,
-                (_, XtField::Chunk(_)) => false,
-                // What of IP's header tells where the transport header is.
-                (PayloadBase::Network, _) => end <= 20 && (end <= 6 || offset >= 7),
+                // Who searches in them asks [`doubtful`].
+                (_, XtField::Chunk(_)) => true,
+                (PayloadBase::Network, _) => !places(offset, end, v6),
                 // The ports are read as a field of their own.
                 (_, XtField::Transport { .. } | XtField::SetPort { .. }) => end <= 4,
                 (_, XtField::TcpOptions | XtField::AnyTransport) => end <= 12,

@@ -3,7 +3,7 @@
 use super::{
     super::{
         clock::TIME_NS,
-        field::Field,
+        field::{Field, Reason},
         outcome::Words,
         read::{Fields, Reader},
     },
@@ -38,15 +38,18 @@ pub(super) fn packet_bytes(
         _ => return Ok(None),
     };
     let found = captured(reader, at, end)?;
-    if found.len() as u32 == count {
-        Ok(Some(found))
-    } else {
-        Err(missing("the bytes were not captured"))
+    if found.len() as u32 != count {
+        return Err(missing("the bytes were not captured"));
     }
+    let known: Option<Vec<u8>> = found.into_iter().collect();
+    known.map(Some).ok_or(Answer::Unknown(REWRITTEN))
 }
 
-/// Those bytes from `at` to `end` that were captured, up to the first that was not.
-fn captured(reader: &mut Reader<'_>, at: u32, end: u32) -> Result<Vec<u8>, Answer> {
+const REWRITTEN: Reason = Reason::rewritten("rules have changed the bytes that are looked at");
+
+/// Those bytes from `at` to `end` that were captured, up to the first that was not; `None` for those that rules have changed or will change.
+fn captured(reader: &mut Reader<'_>, at: u32, end: u32) -> Result<Vec<Option<u8>>, Answer> {
+    let doubtful = reader.doubtful().ok_or(Answer::Unknown(REWRITTEN))?;
     let mut found = Vec::new();
     let mut at = at;
     while at < end {
@@ -57,7 +60,8 @@ fn captured(reader: &mut Reader<'_>, at: u32, end: u32) -> Result<Vec<u8>, Answe
         let to = (end - at).saturating_add(at % 64).min(64) as usize;
         let bytes = chunk.as_slice();
         let part = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
-        found.extend_from_slice(part);
+        let known = |place: &u32| !doubtful.iter().any(|range| range.contains(place));
+        found.extend((at..).zip(part).map(|(place, byte)| known(&place).then_some(*byte)));
         if part.len() < to - from {
             break;
         }
@@ -127,15 +131,21 @@ fn contains(want: &StringMatch, reader: &mut Reader<'_>) -> Test {
     let (from, to) = (u32::from(want.from), u32::from(want.to));
     let end = to.min(packet_length(reader)?);
     let window = captured(reader, from, end)?;
-    let found = window.windows(pattern.len()).any(|part| {
-        if want.ignore_case {
-            part.eq_ignore_ascii_case(pattern)
-        } else {
-            part == pattern
-        }
-    });
-    if found {
+    // With `unknown` for every byte that rules have changed.
+    let found = |unknown: bool| {
+        window.windows(pattern.len()).any(|part| {
+            part.iter().zip(pattern).all(|(has, want_byte)| match has {
+                Some(has) if want.ignore_case => has.eq_ignore_ascii_case(want_byte),
+                Some(has) => has == want_byte,
+                None => unknown,
+            })
+        })
+    };
+    if found(false) {
         return Ok(true);
+    }
+    if found(true) {
+        return Err(Answer::Unknown(REWRITTEN));
     }
     if (window.len() as u32) < end.saturating_sub(from) {
         return Err(missing(

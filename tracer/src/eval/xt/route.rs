@@ -35,7 +35,6 @@ pub(super) struct Route {
     destination: Slot,
     iif: Slot,
     oif: Slot,
-    pkttype: Slot,
     family: Family,
     want: Want,
 }
@@ -43,7 +42,8 @@ pub(super) struct Route {
 #[derive(Debug, Clone)]
 enum Want {
     Addrtype(Addrtype),
-    Rpfilter(Rpfilter),
+    /// And the packet's type.
+    Rpfilter(Rpfilter, Slot),
 }
 
 /// Names of `XT_ADDRTYPE_*` from the lowest bit.
@@ -78,7 +78,8 @@ impl Route {
     }
 
     pub(super) fn rpfilter(want: &Rpfilter, family: Family, fields: &mut Fields) -> Self {
-        Self::new(Want::Rpfilter(want.clone()), family, fields)
+        let pkttype = fields.slot(Field::Meta(PKTTYPE));
+        Self::new(Want::Rpfilter(want.clone(), pkttype), family, fields)
     }
 
     fn new(want: Want, family: Family, fields: &mut Fields) -> Self {
@@ -88,7 +89,6 @@ impl Route {
             destination: fields.slot(destination(family)),
             iif: fields.slot(Field::Meta(IIF)),
             oif: fields.slot(Field::Meta(OIF)),
-            pkttype: fields.slot(Field::Meta(PKTTYPE)),
             family,
             want,
         }
@@ -129,12 +129,14 @@ impl Route {
                 }
                 all.end()
             }
-            Want::Rpfilter(want) => Ok(self.reverse(want, reader)? != want.inverted),
+            Want::Rpfilter(want, pkttype) => {
+                Ok(self.reverse(want, *pkttype, reader)? != want.inverted)
+            }
         }
     }
 
     /// `rpfilter_mt()`, without the inversion.
-    fn reverse(&self, want: &Rpfilter, reader: &mut Reader<'_>) -> Test {
+    fn reverse(&self, want: &Rpfilter, pkttype: Slot, reader: &mut Reader<'_>) -> Test {
         let device = answer::host(reader, self.iif, &Answer::Miss)?;
         let world = reader.world();
         let known = |reason: &'static str| missing(reason);
@@ -143,7 +145,7 @@ impl Route {
         }
         let from = self.address(self.source, reader)?;
         let to = self.address(self.destination, reader)?;
-        if answer::number(reader, self.pkttype, 1, &Answer::Miss) == Ok(LOOPBACK) {
+        if answer::number(reader, pkttype, 1, &Answer::Miss) == Ok(LOOPBACK) {
             return Ok(true);
         }
         match (from, to) {
@@ -218,7 +220,7 @@ impl Route {
                 }
                 words("addrtype", "", "")
             }
-            Want::Rpfilter(want) => {
+            Want::Rpfilter(want, _) => {
                 let wanted = if want.inverted {
                     "no way back by the incoming interface"
                 } else {
