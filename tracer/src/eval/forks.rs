@@ -1,6 +1,7 @@
 //! What follows from a rule: the next one, a jump, an end, and, where something is not known, a fork.
 
 use super::{
+    before::Question,
     code::Decided,
     field::Reason,
     outcome::{Decision, RuleId},
@@ -33,7 +34,9 @@ impl Walker<'_> {
             (Ended::Missed, Some(pending)) => {
                 // It misses in any case; only what it wrote before that depends on what is not known.
                 if reader.writes().len() > pending.writes {
-                    self.put_aside(state.clone(), reader, pending.writes);
+                    let mut other = state.clone();
+                    other.way.before = pending.before;
+                    self.put_aside(other, reader, pending.writes);
                     state.assume(pending.why);
                 }
                 state.trail.rule(chain, index, || Seen::Missed);
@@ -62,6 +65,7 @@ impl Walker<'_> {
             }
             (Ended::Verdict(verdict), Some(pending)) => {
                 let mut other = state.clone();
+                other.way.before = pending.before;
                 other.assume(pending.why.clone());
                 other.trail.rule(chain, index, || Seen::Unknown {
                     why: pending.why.clone(),
@@ -81,6 +85,7 @@ impl Walker<'_> {
                     return Some(Next::Done);
                 };
                 state.assume(pending.why);
+                state.way.before = pending.before;
                 reader.truncate_writes(pending.writes);
                 None
             }
@@ -174,6 +179,46 @@ impl Walker<'_> {
             state.way.fixed |= kind;
         }
         reader.set_open(state.way.open);
+        true
+    }
+
+    /// What must be known of a field before it was written, to know what comes of a rule: `None` if nothing comes of it either way, or ways
+    /// get too many.
+    pub(super) fn decisive(
+        &self,
+        state: &State,
+        reader: &Reader<'_>,
+        ended: &Ended,
+        pending: Option<&Pending>,
+    ) -> Option<Question> {
+        const MOST: usize = 24;
+        let pending = pending?;
+        let written = reader.writes().len() > pending.writes;
+        let idle = matches!(
+            ended,
+            Ended::Missed | Ended::Verdict(Decided::Continue | Decided::Break)
+        );
+        let room = self.states + self.todo.len() < MAX_STATES / 2 && state.way.before.len() < MOST;
+        pending.question.filter(|_| room && (written || !idle))
+    }
+
+    /// Forks a state that stands before a rule by the answer to a question; whether the state goes on, as one with the answer yes.
+    pub(super) fn split(
+        &mut self,
+        state: &mut State,
+        reader: &mut Reader<'_>,
+        question: Question,
+    ) -> bool {
+        let mut other = state.clone();
+        if other.way.before.learn(question, false, self.program) {
+            self.put_aside(other, reader, reader.writes().len());
+        }
+        if !state.way.before.learn(question, true, self.program) {
+            return false;
+        }
+        if let Some((field, value)) = question.value() {
+            state.way.before.settle(reader, field, value);
+        }
         true
     }
 

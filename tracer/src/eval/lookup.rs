@@ -1,12 +1,27 @@
 //! Steps that ask sets and maps, or fill them.
 
 use super::{
+    before::{Before, Compared},
     code::{Decided, Span},
     field::Reason,
     program::Program,
-    sets::{Found, Gives},
-    steps::{Did, Registers},
+    registers::Registers,
+    sets::{Found, Gives, Lookup},
+    steps::Did,
 };
+
+/// One of a map's verdicts.
+fn several(set: &Lookup, reason: Reason) -> Did {
+    let mut verdicts = Vec::new();
+    for entry in &set.entries {
+        if let Gives::Verdict(verdict) = &entry.gives
+            && !verdicts.contains(verdict)
+        {
+            verdicts.push(verdict.clone());
+        }
+    }
+    Did::Several(verdicts, reason)
+}
 
 impl Program {
     /// `nft_lookup_eval()` (net/netfilter/nft_lookup.c, v6.18.44).
@@ -22,20 +37,9 @@ impl Program {
         let Some(set) = self.sets.get(set as usize) else {
             return Did::Unknown(Reason::missing("the set is not known"));
         };
-        let several = |reason: Reason| {
-            let mut verdicts = Vec::new();
-            for entry in &set.entries {
-                if let Gives::Verdict(verdict) = &entry.gives
-                    && !verdicts.contains(verdict)
-                {
-                    verdicts.push(verdict.clone());
-                }
-            }
-            Did::Several(verdicts, reason)
-        };
         let key = match key {
             Ok(key) => key,
-            Err(reason) if verdict => return several(reason),
+            Err(reason) if verdict => return several(set, reason),
             Err(reason) => {
                 if let Some(to) = to {
                     registers.forget(to, reason.clone());
@@ -43,8 +47,83 @@ impl Program {
                 return Did::Unknown(reason);
             }
         };
-        let found = set.find(key);
-        let (entry, mut doubt) = match &found {
+        self.found(registers, set, &set.find(key), to, verdict, invert)
+    }
+
+    /// Whether a key is in a set; `None`: that cannot be known.
+    pub(super) fn contains(&self, set: u32, key: &[u8]) -> Option<bool> {
+        let set = self.sets.get(set as usize)?;
+        set.is_certain()
+            .then(|| matches!(set.find(key), Found::Entry(_)))
+    }
+
+    /// [`Self::lookup`] of a key of which a part is what a rule rewrites later. `None`: nothing can be asked about it.
+    pub(super) fn lookup_part(
+        &self,
+        before: &Before,
+        registers: &mut Registers,
+        set: u32,
+        from: Span,
+        (to, verdict, invert): (Option<Span>, bool, bool),
+    ) -> Option<Did> {
+        const MOST: usize = 8;
+        let (number, set) = (set, self.sets.get(set as usize)?);
+        // Without an answer it is not known what the key gives.
+        let asks = |registers: &mut Registers, question| {
+            let why = registers.why();
+            if let Some(to) = to {
+                registers.forget(to, why.clone());
+            }
+            Did::Asks(question, why)
+        };
+        let keys = set.single_keys();
+        let Some(keys) = keys.filter(|keys| to.is_some() || verdict || keys.len() <= MOST) else {
+            let question = registers.member(number, from)?;
+            // Whether the key is in the set tells what it gives if all keys give the same.
+            let one = match (&set.entries[..], to.is_some() || verdict) {
+                (_, false) => set.entries.first(),
+                ([one], true) => Some(one),
+                _ => None,
+            };
+            let one = one.filter(|_| set.is_certain())?;
+            let found = match before.answer(&question, self) {
+                Some(true) => Found::Entry(one),
+                Some(false) => Found::Nothing,
+                None => return Some(asks(registers, question)),
+            };
+            return Some(self.found(registers, set, &found, to, verdict, invert));
+        };
+        for key in keys {
+            match registers.compare(from, key)? {
+                Compared::Differs => {}
+                Compared::Equals => {
+                    let found = set.find(key);
+                    return Some(self.found(registers, set, &found, to, verdict, invert));
+                }
+                Compared::If(question) => match before.answer(&question, self) {
+                    Some(false) => {}
+                    None => return Some(asks(registers, question)),
+                    Some(true) => {
+                        let found = set.find(key);
+                        return Some(self.found(registers, set, &found, to, verdict, invert));
+                    }
+                },
+            }
+        }
+        Some(self.found(registers, set, &set.other(), to, verdict, invert))
+    }
+
+    fn found(
+        &self,
+        registers: &mut Registers,
+        set: &Lookup,
+        found: &Found<'_>,
+        to: Option<Span>,
+        verdict: bool,
+        invert: bool,
+    ) -> Did {
+        let several = |reason: Reason| several(set, reason);
+        let (entry, mut doubt) = match found {
             Found::Entry(entry) => (Some(*entry), entry.doubt.clone()),
             Found::CatchAll(entry) => {
                 let doubt = set.growing.clone().or_else(|| entry.doubt.clone());
@@ -62,7 +141,7 @@ impl Program {
                     (Some(last), None) => Did::hold(!last),
                 };
             }
-            return match (&found, doubt) {
+            return match (found, doubt) {
                 (_, Some(reason)) => Did::Unknown(reason),
                 (Found::Nothing, None) => Did::On,
                 (_, None) => Did::Miss,

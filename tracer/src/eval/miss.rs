@@ -8,7 +8,8 @@ use super::{
     outcome::{ChainId, Fate, TableId, Words},
     program::Program,
     read::Reader,
-    steps::{Did, Registers, Way},
+    registers::Registers,
+    steps::{Did, Way},
     xt::Answer,
 };
 use crate::{
@@ -156,7 +157,7 @@ fn failures(
                     words: None,
                 });
             }
-            Did::Unknown(_) => {}
+            Did::Unknown(_) | Did::Asks(..) => {}
             Did::Several(..) | Did::Impossible => {
                 decided = None;
                 break;

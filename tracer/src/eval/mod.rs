@@ -20,6 +20,7 @@
 //! | [`cache`] | outcomes kept by the fields that were really read |
 //! | [`xt`], [`legacy`] | xtables' matches and targets, and the rules of legacy tables |
 
+mod before;
 pub mod cache;
 pub mod clock;
 mod code;
@@ -43,6 +44,7 @@ pub mod packet;
 pub mod program;
 pub mod reach;
 pub mod read;
+mod registers;
 mod run;
 mod sets;
 mod steps;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
+    before::{Before, Derived, Opened, ones},
     clock::{self, Instant},
     field::{Field, Reason, Value},
     hash::BuildQuick,
@@ -226,10 +227,36 @@ impl<'r> Reader<'r> {
         write::doubtful(&self.writes, self.open, v6)
     }
 
+    /// The field, if it is not known because it is written later only, or was made of what it was then.
+    pub(super) fn before(&mut self, slot: Slot, before: &Before) -> Option<Opened> {
+        let field = self.field(slot)?;
+        let kind = write::kind(&field);
+        if kind & self.open == 0 || !self.is_there(slot) {
+            return None;
+        }
+        let Value::Bytes(shown) = self.shown(self.in_phase(field)) else {
+            return None;
+        };
+        let len = shown.as_slice().len() as u32;
+        let writes = self.writes.iter().rev();
+        let value = match writes.clone().find(|(at, _)| write::kind(at) & kind != 0) {
+            None => Derived {
+                and: ones(len),
+                xor: 0,
+            },
+            Some((at, Value::Unknown(_))) if *at == field => before.written(field)?,
+            Some(_) => return None,
+        };
+        Some(Opened { field, len, value })
+    }
+
     /// Whether a field that a rule has changed, so that its value is not known, is there in any case.
     pub(super) fn is_there(&mut self, slot: Slot) -> bool {
         self.field(slot).is_some_and(|field| {
-            write::stays(&field) && matches!(self.shown(self.in_phase(field)), Value::Bytes(_))
+            let uncertain = self.phase.with_tracking && matches!(field, Field::Ct { .. });
+            !uncertain
+                && write::stays(&field)
+                && matches!(self.shown(self.in_phase(field)), Value::Bytes(_))
         })
     }
 
@@ -460,7 +487,9 @@ impl<'r> Reader<'r> {
         if !self.writes.is_empty() {
             let writes = std::mem::take(&mut self.writes);
             let shown = self.in_phase(field);
-            let value = write::effect(&writes, &field, self.packet.protocol == ETH_IPV6, || self.shown(shown));
+            let value = write::effect(&writes, &field, self.packet.protocol == ETH_IPV6, || {
+                self.shown(shown)
+            });
             self.writes = writes;
             if value.is_some() {
                 return value;

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
+    before::{Before, Question},
     clock,
     code::{Decided, Op},
     field::{Field, Reason, Value},
@@ -16,7 +17,8 @@ use super::{
     packet::{Moment, Packet},
     program::{Base, Chain, Hook, Program},
     read::{Phase, Quick, Reader},
-    steps::{Did, Registers, Way, agrees},
+    registers::Registers,
+    steps::{Did, Way, agrees},
     trail::{Event, Trail},
     write::{self, Kinds},
 };
@@ -79,8 +81,12 @@ pub(super) enum Ended {
 /// What cannot be known of the rule so far.
 pub(super) struct Pending {
     pub(super) why: Reason,
+    /// What would have to be known to know it.
+    pub(super) question: Option<Question>,
     /// Writes made before.
     pub(super) writes: usize,
+    /// What was found out before.
+    pub(super) before: Before,
 }
 
 pub(super) fn evaluate(program: &Program, packet: &Packet<'_>, reader: &mut Reader<'_>) -> Outcome {
@@ -398,7 +404,7 @@ impl Walker<'_> {
             at: state.at,
             stack: state.stack.clone(),
             writes: reader.writes().to_vec(),
-            way: state.way,
+            way: state.way.clone(),
         })
     }
 
@@ -431,6 +437,8 @@ impl Walker<'_> {
             registers.clear();
             let mut pending = None;
             let mut steps = program.steps(chain, index);
+            let start = (state.logged.is_none() && self.volatile & code.reads != 0)
+                .then(|| (state.way.clone(), reader.writes().len()));
             match state.logged.take() {
                 Some(expr) => {
                     // What comes before the log has held, and what it wrote is in the packet.
@@ -442,6 +450,18 @@ impl Walker<'_> {
                 None => self.reach(state, reader, index, steps.clone()),
             }
             let ended = self.steps(state, reader, &mut registers, &mut pending, steps);
+            if let (Some((way, writes)), Some(question)) = (
+                start,
+                self.decisive(state, reader, &ended, pending.as_ref()),
+            ) {
+                state.at.rule = index as u32;
+                state.way = way;
+                reader.truncate_writes(writes);
+                if self.split(state, reader, question) {
+                    continue;
+                }
+                return Next::Done;
+            }
             if let Some(next) = self.after(state, reader, index, ended, pending) {
                 return next;
             }
@@ -602,20 +622,26 @@ impl Walker<'_> {
 
     /// Whether what was taken to be written later has been.
     fn is_written(&self, state: &State, reader: &mut Reader<'_>) -> bool {
+        let mut before = state.way.before.clone();
         (0..Kinds::BITS)
             .map(|bit| 1 << bit)
-            .all(|kind| state.way.open & kind == 0 || Self::is_consistent(reader, kind))
+            .all(|kind| state.way.open & kind == 0 || self.is_consistent(&mut before, reader, kind))
     }
 
     /// Whether the last value that was written of this kind can be the one that the packet shows.
-    fn is_consistent(reader: &mut Reader<'_>, kind: Kinds) -> bool {
-        let last = reader
-            .writes()
-            .iter()
-            .rev()
-            .find(|(field, _)| write::kind(field) & kind != 0)
-            .cloned();
-        last.is_some_and(|(field, value)| agrees(reader, field, &value))
+    fn is_consistent(&self, before: &mut Before, reader: &mut Reader<'_>, kind: Kinds) -> bool {
+        let of_kind = |(field, _): &&(Field, Value)| write::kind(field) & kind != 0;
+        let mut writes = reader.writes().iter().filter(of_kind);
+        if writes.clone().count() <= before.unwritten(kind) {
+            return false;
+        }
+        let last = writes.next_back().cloned();
+        last.is_some_and(|(field, value)| match (&value, reader.shown(field)) {
+            (Value::Unknown(_), Value::Bytes(shown)) => {
+                before.becomes(field, shown.wide(), self.program)
+            }
+            _ => agrees(reader, field, &value),
+        })
     }
 
     /// Runs the steps of a rule.
@@ -632,21 +658,20 @@ impl Walker<'_> {
             let Some(op) = program.ops.get(at) else {
                 break;
             };
-            let unknown = match op {
+            let did = match op {
                 Op::Test {
                     slot,
                     invert,
                     mask,
                     want,
                 } => match reader.wide(*slot) {
-                    (Value::Bytes(_), wide) => {
-                        if ((wide & mask) == *want) == *invert {
-                            return Ended::Missed;
-                        }
-                        continue;
+                    (Value::Bytes(_), wide) => Did::hold(((wide & mask) == *want) != *invert),
+                    (Value::Break, _) => Did::Miss,
+                    (Value::Unknown(reason), _) => {
+                        let why = reason.clone();
+                        let bounds = (*want, *want);
+                        program.ask_bits(&state.way, reader, *slot, *mask, bounds, *invert, why)
                     }
-                    (Value::Break, _) => return Ended::Missed,
-                    (Value::Unknown(reason), _) => reason.clone(),
                 },
                 Op::Within {
                     slot,
@@ -656,41 +681,38 @@ impl Walker<'_> {
                 } => match reader.wide(*slot) {
                     (Value::Bytes(_), wide) => {
                         let wide = wide & mask;
-                        if (bounds.0 <= wide && wide <= bounds.1) == *invert {
-                            return Ended::Missed;
-                        }
-                        continue;
+                        Did::hold((bounds.0 <= wide && wide <= bounds.1) != *invert)
                     }
-                    (Value::Break, _) => return Ended::Missed,
-                    (Value::Unknown(reason), _) => reason.clone(),
+                    (Value::Break, _) => Did::Miss,
+                    (Value::Unknown(reason), _) => {
+                        let why = reason.clone();
+                        program.ask_bits(&state.way, reader, *slot, *mask, **bounds, *invert, why)
+                    }
                 },
                 Op::Verdict(verdict) => match verdict {
                     Decided::Continue => continue,
                     Decided::Break => return Ended::Missed,
                     verdict => return Ended::Verdict(verdict.clone()),
                 },
-                op => match program.step(&mut state.way, reader, registers, op) {
-                    Did::On => continue,
-                    Did::Miss => return Ended::Missed,
-                    Did::Unknown(reason) => reason,
-                    Did::Verdict(verdict) => return Ended::Verdict(verdict),
-                    Did::Impossible => return Ended::Impossible,
-                    Did::Several(verdicts, reason) => {
-                        if pending.is_none() {
-                            *pending = Some(Pending {
-                                why: reason,
-                                writes: reader.writes().len(),
-                            });
-                        }
-                        return Ended::Several(verdicts);
-                    }
-                },
+                op => program.step(&mut state.way, reader, registers, op),
             };
-            if pending.is_none() {
-                *pending = Some(Pending {
-                    why: unknown,
-                    writes: reader.writes().len(),
-                });
+            let (why, question, several) = match did {
+                Did::On => continue,
+                Did::Miss => return Ended::Missed,
+                Did::Unknown(why) => (why, None, None),
+                Did::Asks(question, why) => (why, Some(question), None),
+                Did::Verdict(verdict) => return Ended::Verdict(verdict),
+                Did::Impossible => return Ended::Impossible,
+                Did::Several(verdicts, why) => (why, None, Some(verdicts)),
+            };
+            pending.get_or_insert_with(|| Pending {
+                why,
+                question,
+                writes: reader.writes().len(),
+                before: state.way.before.clone(),
+            });
+            if let Some(verdicts) = several {
+                return Ended::Several(verdicts);
             }
         }
         Ended::Verdict(Decided::Continue)

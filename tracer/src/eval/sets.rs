@@ -187,6 +187,28 @@ impl Lookup {
         }
     }
 
+    /// Its keys, sorted, if they are single ones.
+    pub(super) fn single_keys(&self) -> Option<Vec<&[u8]>> {
+        let Keys::Exact(exact) = &self.keys else {
+            return None;
+        };
+        let mut keys: Vec<&[u8]> = exact.keys().map(|key| &**key).collect();
+        keys.sort_unstable();
+        Some(keys)
+    }
+
+    /// What a key that is no element's finds.
+    pub(super) fn other(&self) -> Found<'_> {
+        self.catch_all().map_or(Found::Nothing, Found::CatchAll)
+    }
+
+    /// Whether all that is asked for in it is there or not, whatever happened to it since it was read.
+    pub(super) fn is_certain(&self) -> bool {
+        self.growing.is_none()
+            && self.catch_all.is_none()
+            && self.entries.iter().all(|entry| entry.doubt.is_none())
+    }
+
     /// The catch-all element.
     pub(super) fn catch_all(&self) -> Option<&Entry> {
         self.entries.get(self.catch_all? as usize)

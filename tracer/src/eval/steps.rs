@@ -1,19 +1,21 @@
 //! The steps of rules: what each does to registers and to the packet, and whether it holds.
 
 use super::{
-    code::{Bits, Decided, Op, Operand, Span, WORDS},
+    before::{Before, Compared, Question, ones},
+    code::{Decided, Op, Span},
     field::{Field, Reason, Value},
     hash,
     outcome::Fate,
     program::Program,
     read::{Reader, Slot},
+    registers::{Registers, bitwise},
     write::{self, Kinds},
     xt::{Answer, Effect},
 };
 use crate::ruleset::expr::CmpOp;
 
 /// What steps know and change of the way so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Way {
     /// What was read before it could be written, taken to be what the packet shows, and never written.
     pub(super) fixed: Kinds,
@@ -21,62 +23,10 @@ pub(super) struct Way {
     pub(super) open: Kinds,
     /// The connection has its binding: other nat chains are not asked.
     pub(super) bound: bool,
+    /// What was found out about what was read and is written after that.
+    pub(super) before: Before,
     /// Which of the seconds it is that the rules can have run at.
     pub(super) instant: u8,
-}
-
-/// Register contents.
-pub(super) struct Registers {
-    bytes: [u8; WORDS * 4],
-    known: u16,
-    why: Option<Reason>,
-}
-
-impl Registers {
-    /// Of which nothing is known.
-    pub(super) fn new() -> Self {
-        Self {
-            bytes: [0; WORDS * 4],
-            known: 0,
-            why: None,
-        }
-    }
-
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
-        self.known = 0;
-        self.why = None;
-    }
-
-    pub(super) fn get(&self, span: Span) -> Result<&[u8], Reason> {
-        if self.known & span.words() != span.words() {
-            let why = self.why.clone();
-            return Err(why.unwrap_or(Reason::missing("a register that nothing was loaded into")));
-        }
-        Ok(self.bytes.get(span.bytes()).unwrap_or_default())
-    }
-
-    pub(super) fn set(&mut self, span: Span, bytes: &[u8]) {
-        let start = usize::from(span.word) * 4;
-        let whole = usize::from(span.len)
-            .next_multiple_of(4)
-            .max(bytes.len().next_multiple_of(4));
-        if let Some(room) = self.bytes.get_mut(start..(start + whole).min(WORDS * 4)) {
-            room.fill(0);
-            let len = bytes.len().min(room.len());
-            room[..len].copy_from_slice(&bytes[..len]);
-            let words = Span {
-                word: span.word,
-                len: room.len() as u8,
-            };
-            self.known |= words.words();
-        }
-    }
-
-    pub(super) fn forget(&mut self, span: Span, why: Reason) {
-        self.known &= !span.words();
-        self.why = Some(why);
-    }
 }
 
 impl Program {
@@ -104,7 +54,10 @@ impl Program {
                 Value::Break => Did::Miss,
                 Value::Unknown(reason) => {
                     let reason = reason.clone();
-                    registers.forget(*to, reason.clone());
+                    match reader.before(*slot, &way.before) {
+                        Some(opened) => registers.load_open(*to, &opened, reason.clone()),
+                        None => registers.forget(*to, reason.clone()),
+                    }
                     if reader.is_there(*slot) {
                         Did::On
                     } else {
@@ -118,7 +71,9 @@ impl Program {
             }
             Op::Cmp { from, op, data } => match registers.get(*from) {
                 Ok(bytes) => Did::hold(compares(*op, bytes, data)),
-                Err(reason) => Did::Unknown(reason),
+                Err(reason) => self
+                    .compare_open(way, registers, *from, *op, data)
+                    .unwrap_or(Did::Unknown(reason)),
             },
             Op::Range {
                 from,
@@ -126,18 +81,20 @@ impl Program {
                 bounds,
             } => match registers.get(*from) {
                 Ok(bytes) => Did::hold((*bounds.0 <= *bytes && *bytes <= *bounds.1) != *invert),
-                Err(reason) => Did::Unknown(reason),
+                Err(reason) => wide(&bounds.0)
+                    .zip(wide(&bounds.1))
+                    .and_then(|(low, high)| registers.within(*from, low, high))
+                    .map_or(Did::Unknown(reason.clone()), |question| {
+                        self.ask(way, Compared::If(question), *invert, reason)
+                    }),
             },
-            Op::Bitwise { from, to, bits } => bitwise(registers, *from, *to, bits),
+            Op::Bitwise { from, to, bits } => {
+                bitwise(registers, *from, *to, bits);
+                Did::On
+            }
             Op::Byteorder { from, to, size } => {
-                let swapped = registers.get(*from).map(|bytes| {
-                    let mut swapped = bytes.to_vec();
-                    for unit in swapped.chunks_exact_mut(usize::from(*size)) {
-                        unit.reverse();
-                    }
-                    swapped
-                });
-                registers.put(*to, swapped)
+                registers.swap(*from, *to, usize::from(*size));
+                Did::On
             }
             Op::Hash {
                 from,
@@ -151,7 +108,8 @@ impl Program {
                     let hash = hash::scale(hash::jenkins(bytes, seed), *modulus);
                     Ok(hash.wrapping_add(*offset).to_ne_bytes().to_vec())
                 });
-                registers.put(*to, number)
+                registers.put(*to, number);
+                Did::On
             }
             Op::Forget { to, why } => {
                 registers.forget(*to, (**why).clone());
@@ -167,7 +125,17 @@ impl Program {
                 let key = match reader.value(*slot) {
                     Value::Bytes(bytes) => *bytes,
                     Value::Break => return Did::Miss,
-                    Value::Unknown(reason) => return Did::Unknown(reason.clone()),
+                    Value::Unknown(reason) => {
+                        let reason = reason.clone();
+                        let Some(opened) = reader.before(*slot, &way.before) else {
+                            return Did::Unknown(reason);
+                        };
+                        let span = Span { word: 0, len: *len };
+                        registers.load_open(span, &opened, reason.clone());
+                        return self
+                            .lookup_part(&way.before, registers, *set, span, (None, false, *invert))
+                            .unwrap_or(Did::Unknown(reason));
+                    }
                 };
                 self.lookup(
                     registers,
@@ -186,6 +154,12 @@ impl Program {
                 invert,
             } => {
                 let key = registers.get(*from).map(<[u8]>::to_vec);
+                let with = (*to, *verdict, *invert);
+                if key.is_err()
+                    && let Some(did) = self.lookup_part(&way.before, registers, *set, *from, with)
+                {
+                    return did;
+                }
                 let key = key.as_deref().map_err(Clone::clone);
                 self.lookup(registers, *set, key, *to, *verdict, *invert)
             }
@@ -204,10 +178,12 @@ impl Program {
                     },
                     None => Value::Unknown(Reason::rewritten("an earlier rule changed it")),
                 };
+                let derived = from.and_then(|span| registers.derived(span, **field));
                 // Without a connection its mark cannot be set, and nothing comes of it.
                 if matches!(**field, Field::Ct { .. }) && reader.read(**field) == Value::Break {
                     return Did::On;
                 }
+                way.before.set(**field, derived);
                 self.write(way, reader, **field, value)
             }
             Op::Assign(assigned) => {
@@ -222,6 +198,7 @@ impl Program {
                         return Did::On;
                     }
                 }
+                way.before.set(*field, None);
                 self.write(way, reader, *field, value.clone())
             }
             Op::Synproxy { proto, flags } => synproxy(reader, *proto, *flags),
@@ -234,11 +211,19 @@ impl Program {
                 Answer::Match => Did::On,
                 Answer::Miss => Did::Miss,
                 Answer::Drop => Did::Verdict(Decided::End(Fate::Drop)),
-                Answer::Unknown(reason) => Did::Unknown(reason),
+                Answer::Unknown(reason) => match matcher.asks(reader, &way.before) {
+                    Some((compared, invert)) => self.ask(way, compared, invert, reason),
+                    None => Did::Unknown(reason),
+                },
             },
             Op::Action(action) => {
                 let before = reader.writes().len();
+                let derived = action.derives(reader, &way.before);
                 let effect = action.run(reader);
+                for (field, _) in reader.writes().get(before..).unwrap_or_default() {
+                    let derived = derived.filter(|(of, _)| of == field);
+                    way.before.set(*field, derived.map(|(_, derived)| derived));
+                }
                 way.bound |= action.binds();
                 if !Self::allows(way, reader, before) {
                     return Did::Impossible;
@@ -271,6 +256,62 @@ impl Program {
                 }
             }
         }
+    }
+
+    /// A question about a value that is not known.
+    fn ask(&self, way: &Way, compared: Compared, invert: bool, why: Reason) -> Did {
+        let question = match compared {
+            Compared::Equals => return Did::hold(!invert),
+            Compared::Differs => return Did::hold(invert),
+            Compared::If(question) => question,
+        };
+        match way.before.answer(&question, self) {
+            Some(holds) => Did::hold(holds != invert),
+            None => Did::Asks(question, why),
+        }
+    }
+
+    /// A comparison of a field that is not known.
+    #[expect(clippy::too_many_arguments, reason = "a step's, and what they are for")]
+    pub(super) fn ask_bits(
+        &self,
+        way: &Way,
+        reader: &mut Reader<'_>,
+        slot: Slot,
+        mask: u128,
+        bounds: (u128, u128),
+        invert: bool,
+        why: Reason,
+    ) -> Did {
+        let opened = reader.before(slot, &way.before);
+        match opened.and_then(|opened| opened.within(mask, bounds)) {
+            Some(compared) => self.ask(way, compared, invert, why),
+            None => Did::Unknown(why),
+        }
+    }
+
+    /// [`Op::Cmp`] of a register that comes of such a value.
+    fn compare_open(
+        &self,
+        way: &Way,
+        registers: &Registers,
+        from: Span,
+        op: CmpOp,
+        data: &[u8],
+    ) -> Option<Did> {
+        let why = registers.why();
+        let (low, high, invert) = match op {
+            CmpOp::Eq | CmpOp::Neq => {
+                let invert = op == CmpOp::Neq;
+                return Some(self.ask(way, registers.compare(from, data)?, invert, why));
+            }
+            CmpOp::Lte => (0, wide(data)?, false),
+            CmpOp::Gte => (wide(data)?, u128::MAX, false),
+            CmpOp::Lt => (wide(data)?, u128::MAX, true),
+            CmpOp::Gt => (0, wide(data)?, true),
+        };
+        let question = registers.within(from, low, high & ones(from.len.into()))?;
+        Some(self.ask(way, Compared::If(question), invert, why))
     }
 
     fn write(&self, way: &mut Way, reader: &mut Reader<'_>, field: Field, value: Value) -> Did {
@@ -311,6 +352,8 @@ pub(super) enum Did {
     On,
     Miss,
     Unknown(Reason),
+    /// It goes on, or not, by the answer; without one as with [`Did::Unknown`].
+    Asks(Question, Reason),
     Verdict(Decided),
     /// One of these verdicts, or the rule does not match.
     Several(Vec<Decided>, Reason),
@@ -324,14 +367,11 @@ impl Did {
     }
 }
 
-impl Registers {
-    fn put(&mut self, to: Span, bytes: Result<Vec<u8>, Reason>) -> Did {
-        match bytes {
-            Ok(bytes) => self.set(to, &bytes),
-            Err(reason) => self.forget(to, reason),
-        }
-        Did::On
-    }
+/// The first byte highest of 16.
+fn wide(bytes: &[u8]) -> Option<u128> {
+    let mut wide = [0; 16];
+    wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(u128::from_be_bytes(wide))
 }
 
 fn compares(op: CmpOp, bytes: &[u8], data: &[u8]) -> bool {
@@ -343,72 +383,6 @@ fn compares(op: CmpOp, bytes: &[u8], data: &[u8]) -> bool {
         CmpOp::Gt => bytes > data,
         CmpOp::Gte => bytes >= data,
     }
-}
-
-/// `nft_bitwise_eval()` (net/netfilter/nft_bitwise.c, v6.18): whole words in host order.
-fn bitwise(registers: &mut Registers, from: Span, to: Span, bits: &Bits) -> Did {
-    let whole = |span: Span| Span {
-        word: span.word,
-        len: span.len.next_multiple_of(4),
-    };
-    let operand = |other: &Operand| match other {
-        Operand::Bytes(bytes) => Ok(bytes.to_vec()),
-        Operand::Register(word) => {
-            let span = Span {
-                word: *word,
-                len: from.len,
-            };
-            registers.get(whole(span)).map(<[u8]>::to_vec)
-        }
-    };
-    let result = registers
-        .get(whole(from))
-        .map(<[u8]>::to_vec)
-        .and_then(|src| {
-            let zip = |other: &[u8], f: fn(u8, u8) -> u8| -> Vec<u8> {
-                let other = other.iter().copied().chain(std::iter::repeat(0));
-                src.iter().zip(other).map(|(a, b)| f(*a, b)).collect()
-            };
-            Ok(match bits {
-                Bits::MaskXor(mask, xor) => {
-                    let masked = zip(mask, |a, b| a & b);
-                    let xor = xor.iter().copied().chain(std::iter::repeat(0));
-                    masked.iter().zip(xor).map(|(a, b)| a ^ b).collect()
-                }
-                Bits::And(other) => zip(&operand(other)?, |a, b| a & b),
-                Bits::Or(other) => zip(&operand(other)?, |a, b| a | b),
-                Bits::Xor(other) => zip(&operand(other)?, |a, b| a ^ b),
-                Bits::Left(by) => shift(&src, *by, true),
-                Bits::Right(by) => shift(&src, *by, false),
-            })
-        });
-    registers.put(whole(to), result)
-}
-
-fn shift(bytes: &[u8], by: u32, left: bool) -> Vec<u8> {
-    let mut words: Vec<u32> = bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|word| u32::from_ne_bytes(*word))
-        .collect();
-    let mut carry = 0;
-    let mut step = |word: &mut u32| {
-        let old = *word;
-        if left {
-            *word = (old << by) | carry;
-            carry = old.checked_shr(32 - by).unwrap_or(0);
-        } else {
-            *word = (old >> by) | carry;
-            carry = old.checked_shl(32 - by).unwrap_or(0);
-        }
-    };
-    if left {
-        words.iter_mut().rev().for_each(&mut step);
-    } else {
-        words.iter_mut().for_each(&mut step);
-    }
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 /// `nft_synproxy_do_eval()` (net/netfilter/nft_synproxy.c, v6.18).

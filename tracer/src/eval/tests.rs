@@ -1,6 +1,7 @@
 //! Walks through rulesets made by hand: what each expression does to registers, where walks fork, what they rest on.
 
 mod any;
+mod before;
 mod clock;
 mod expressions;
 mod logged;

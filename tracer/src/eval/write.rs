@@ -86,7 +86,7 @@ pub(super) fn kind(field: &Field) -> Kinds {
 
 /// Whether no rule makes the field appear or disappear, whatever it writes.
 pub(super) fn stays(field: &Field) -> bool {
-    const OF_PACKET: Kinds = MARK | PRIORITY | PKTTYPE | SECMARK;
+    const OF_PACKET: Kinds = MARK | PRIORITY | PKTTYPE | SECMARK | CT_MARK;
     match field {
         Field::Payload {
             base: PayloadBase::Network,

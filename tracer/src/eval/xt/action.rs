@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        before::{Before, Derived},
         field::{DoubtKind, Field, Reason, Value},
         read::{Fields, Reader, Slot},
     },
@@ -9,8 +10,8 @@ use super::{
     answer::{self, destination, network, source},
     ct::{field as ct_field, key, untracked},
     load::HERE,
-    meta::MARK,
-    options::{tos, tos_field},
+    meta::{MARK, host},
+    options::{tos, tos_field, tos_wide},
 };
 use crate::{
     ruleset::expr::{PayloadBase, Verdict},
@@ -188,6 +189,26 @@ impl Action {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What it makes of a field that is not known, but comes of what it was before it was written.
+    pub(in super::super) fn derives(
+        &self,
+        reader: &mut Reader<'_>,
+        before: &Before,
+    ) -> Option<(Field, Derived)> {
+        let tos = |bits: u8| tos_wide(self.family, bits);
+        let (slot, and, xor) = match &self.target {
+            Target::Mark(mark) => (self.slot, host(!mark.mask), host(mark.value)),
+            Target::Connmark(want) if want.mode == ConnmarkMode::Set && want.shift.is_none() => {
+                (self.connmark, host(!want.ctmask), host(want.ctmark))
+            }
+            Target::Dscp(dscp) => (self.slot, !tos(0xfc), tos(dscp.checked_shl(2)?)),
+            Target::Tos(want) => (self.slot, !tos(want.tos.mask), tos(want.tos.value)),
+            _ => return None,
+        };
+        let opened = reader.before(slot, before)?;
+        Some((opened.field, opened.changed(and, xor)))
     }
 
     /// Whether it decides on the connection's translation: other nat chains of its kind are not asked then.

@@ -61,7 +61,11 @@ fn captured(reader: &mut Reader<'_>, at: u32, end: u32) -> Result<Vec<Option<u8>
         let bytes = chunk.as_slice();
         let part = bytes.get(from..to.min(bytes.len())).unwrap_or_default();
         let known = |place: &u32| !doubtful.iter().any(|range| range.contains(place));
-        found.extend((at..).zip(part).map(|(place, byte)| known(&place).then_some(*byte)));
+        found.extend(
+            (at..)
+                .zip(part)
+                .map(|(place, byte)| known(&place).then_some(*byte)),
+        );
         if part.len() < to - from {
             break;
         }

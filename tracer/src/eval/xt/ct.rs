@@ -6,10 +6,10 @@ use super::{
         outcome::Words,
         read::{Fields, Reader, Slot},
     },
-    Answer,
+    Answer, Bounds,
     answer::{self, All, Test, cond_span, not, words},
     ip::high,
-    meta::mark,
+    meta::{host, mark},
 };
 use crate::xtables::{
     Family,
@@ -137,6 +137,15 @@ impl Ct {
             want: want.mark,
             slot: fields.slot(field(key::MARK)),
         }
+    }
+
+    /// See [`super::Matcher::asks`].
+    pub(super) fn bounds(&self) -> Option<Bounds> {
+        let Self::Mark { want, slot } = self else {
+            return None;
+        };
+        let value = host(want.want.value);
+        Some((*slot, host(want.want.mask), (value, value), want.inverted))
     }
 
     pub(super) fn test(&self, reader: &mut Reader<'_>) -> Test {

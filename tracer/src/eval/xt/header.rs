@@ -6,10 +6,10 @@ use super::{
         outcome::Words,
         read::{Fields, Reader, Slot},
     },
-    Answer, XtField,
+    Answer, Bounds, XtField,
     answer::{self, All, Test, cond_span, destination, missing, network, not, source, words},
     ip::{address, high},
-    options::{tos, tos_field},
+    options::{tos, tos_field, tos_wide},
 };
 use crate::xtables::{
     Family,
@@ -89,6 +89,34 @@ impl Header {
     fn mac(&self, reader: &mut Reader<'_>) -> Result<[u8; 6], Answer> {
         let [a, b, c, d, e, f, ..] = answer::wide(reader, self.slot, &Answer::Miss)?.to_be_bytes();
         Ok([a, b, c, d, e, f])
+    }
+
+    /// See [`super::Matcher::asks`].
+    pub(super) fn bounds(&self) -> Option<Bounds> {
+        const BYTE: u128 = 0xff << 120;
+        let tos = |tos: u8| tos_wide(self.family, tos);
+        let (mask, bounds, invert) = match &self.want {
+            Want::Hops(want) => {
+                let value = u128::from(want.value) << 120;
+                match want.op {
+                    HopsOp::Eq => (BYTE, (value, value), false),
+                    HopsOp::Ne => (BYTE, (value, value), true),
+                    HopsOp::Lt => (BYTE, (value, BYTE), true),
+                    HopsOp::Gt => (BYTE, (0, value), true),
+                    HopsOp::Other(_) => return None,
+                }
+            }
+            Want::Dscp(want) => {
+                let value = tos(want.want.checked_shl(2)?);
+                (tos(0xfc), (value, value), want.inverted)
+            }
+            Want::Tos(want) => {
+                let value = tos(want.want.value);
+                (tos(want.want.mask), (value, value), want.inverted)
+            }
+            _ => return None,
+        };
+        Some((self.slot, mask, bounds, invert))
     }
 
     pub(super) fn test(&self, reader: &mut Reader<'_>) -> Test {

@@ -7,7 +7,7 @@ use super::{
         outcome::Words,
         read::{Fields, Reader, Slot},
     },
-    Answer, XtField,
+    Answer, Bounds, XtField,
     answer::{self, All, Test, missing, not, words},
     ip::{name, pattern},
 };
@@ -29,6 +29,11 @@ mod key {
     pub(super) const IIFGROUP: u32 = 21;
     pub(super) const OIFGROUP: u32 = 22;
     pub(super) const CGROUP: u32 = 23;
+}
+
+/// A number in host order as the first of 16 bytes.
+pub(super) fn host(number: u32) -> u128 {
+    u128::from(u32::from_be_bytes(number.to_ne_bytes())) << 96
 }
 
 /// The packet's mark.
@@ -126,6 +131,16 @@ impl Meta {
                 Ok((has == want.want) != want.inverted)
             }
         }
+    }
+
+    /// See [`super::Matcher::asks`].
+    pub(super) fn bounds(&self) -> Option<Bounds> {
+        let Want::Mark(want) = &self.want else {
+            return None;
+        };
+        let value = host(want.want.value);
+        let mask = host(want.want.mask);
+        Some((self.first, mask, (value, value), want.inverted))
     }
 
     /// `owner_mt()`: a packet without a socket matches if all that is asked for is turned round.

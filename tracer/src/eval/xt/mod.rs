@@ -42,9 +42,10 @@ pub use load::XtField;
 pub(super) use load::load;
 
 use super::{
+    before::{Before, Compared},
     field::{DoubtKind, Reason},
     outcome::Words,
-    read::{Fields, Reader},
+    read::{Fields, Reader, Slot},
 };
 use crate::xtables::{Family, legacy::Ip, matches::Match};
 
@@ -69,6 +70,9 @@ pub struct Place {
     /// `NF_INET_*` hook; `None` in a chain that more than one base chain may call.
     pub hook: Option<u8>,
 }
+
+/// What a match on bits of one field wants: the mask, the bounds, and whether it is turned round; the field's first byte is the highest of 16.
+type Bounds = (Slot, u128, (u128, u128), bool);
 
 /// A match, compiled.
 #[derive(Debug, Clone)]
@@ -194,6 +198,22 @@ impl Matcher {
             Ok(false) => Answer::Miss,
             Err(answer) => answer,
         }
+    }
+
+    /// What decides if it cannot be told because a rule changes it later, and whether the answer is turned round.
+    pub(super) fn asks(
+        &self,
+        reader: &mut Reader<'_>,
+        before: &Before,
+    ) -> Option<(Compared, bool)> {
+        let (slot, mask, bounds, invert) = match &self.0 {
+            Kind::Meta(what) => what.bounds()?,
+            Kind::Header(what) => what.bounds()?,
+            Kind::Ct(what) => what.bounds()?,
+            _ => return None,
+        };
+        let compared = reader.before(slot, before)?.within(mask, bounds)?;
+        Some((compared, invert))
     }
 
     /// For a match that does not hold: what it wanted and what the packet has, as an administrator says it.

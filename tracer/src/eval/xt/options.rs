@@ -42,6 +42,14 @@ pub(super) fn tos_field(family: Family) -> Field {
     }
 }
 
+/// Bits of TOS or traffic class where they stand in [`tos_field`], its first byte the highest of 16.
+pub(super) fn tos_wide(family: Family, tos: u8) -> u128 {
+    match family {
+        Family::V4 => u128::from(tos) << 120,
+        Family::V6 => u128::from(tos) << 116,
+    }
+}
+
 /// TOS (IPv4) or traffic class (IPv6), of [`tos_field`].
 pub(super) fn tos(reader: &mut Reader<'_>, slot: Slot, family: Family) -> Result<u8, Answer> {
     let value = answer::number(reader, slot, 2, &Answer::Miss)? as u16;
