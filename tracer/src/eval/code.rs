@@ -159,6 +159,8 @@ pub(super) enum Op {
     Forget { to: Span, why: Box<Reason> },
     /// Whether the rule goes on cannot be known.
     Doubt(Box<Reason>),
+    /// Counts connections: drops what is none, of others nobody knows.
+    Connlimit(Box<Reason>),
     /// A field is set to a register's value, or to something unknown.
     Write {
         field: Box<Field>,

@@ -365,7 +365,9 @@ impl Compiler<'_> {
             Expr::Counter(_) | Expr::Last { .. } | Expr::Log { .. } | Expr::Dup { .. } => {}
             Expr::Limit { .. } => push(doubt_stateful("how many tokens the limit has left")),
             Expr::Quota { .. } => push(doubt_stateful("how much of the quota is used up")),
-            Expr::Connlimit { .. } => push(doubt_stateful("how many connections there are")),
+            Expr::Connlimit { .. } => push(Op::Connlimit(Box::new(Reason::stateful(
+                "how many connections there are",
+            )))),
             Expr::Reject { .. } => push(Op::Verdict(Decided::End(Fate::Reject))),
             Expr::Queue { num, flags, .. } => push(Op::Verdict(Decided::End(Fate::Queue {
                 number: num.unwrap_or(0),
@@ -537,7 +539,11 @@ impl Compiler<'_> {
                     _ => "connlimit",
                 };
                 let text = format!("how far the {what} {name} is used up");
-                push(Op::Doubt(Box::new(Reason::new(DoubtKind::State, text))));
+                let why = Box::new(Reason::new(DoubtKind::State, text));
+                push(match kind {
+                    5 => Op::Connlimit(why),
+                    _ => Op::Doubt(why),
+                });
             }
             10 => match self.names.object(kind, name) {
                 Some(ObjectState::Expr(Expr::Synproxy { .. })) => self.synproxy(push),

@@ -10,7 +10,7 @@ use super::{
     read::{Reader, Slot},
     registers::{Registers, bitwise},
     write::{self, Kinds},
-    xt::{Answer, Effect},
+    xt::{Answer, Effect, rate::is_no_connection},
 };
 use crate::ruleset::expr::CmpOp;
 
@@ -116,6 +116,8 @@ impl Program {
                 Did::On
             }
             Op::Doubt(reason) => Did::Unknown((**reason).clone()),
+            Op::Connlimit(_) if is_no_connection(reader) => Did::Verdict(Decided::End(Fate::Drop)),
+            Op::Connlimit(reason) => Did::Unknown((**reason).clone()),
             Op::Member {
                 slot,
                 len,

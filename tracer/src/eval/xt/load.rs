@@ -10,6 +10,7 @@ const NOT_CAPTURED: Reason = Reason::missing("the bytes were not captured");
 const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
+const DCCP: u8 = 33;
 const ICMPV6: u8 = 58;
 pub(super) const SCTP: u8 = 132;
 pub(super) const UDPLITE: u8 = 136;
@@ -48,6 +49,8 @@ pub enum XtField {
     /// IPv6: the status (`HERE`, `SHORT`, `STUB`, `ESP_STUB`) and a bit for each kind of header that the packet has (`MASK_*` of
     /// ip6t_ipv6header.h); one that is too long is taken to be the last.
     Extensions,
+    /// Whether connection tracking can make a tuple of the packet (`nf_ct_get_tuplepr()`): one byte, 1 if so.
+    Tuple,
     /// Offset of the transport header from the network header, four bytes in network order.
     TransportOffset,
     /// Bytes from the network header to the packet's end, four bytes in network order.
@@ -433,6 +436,7 @@ pub(in crate::eval) fn load(field: XtField, packet: &Packet<'_>, world: &World) 
             Err(Lack::Short) => Value::Break,
             Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
         },
+        XtField::Tuple => tuple(&net),
         XtField::TransportOffset => match net.transport() {
             Ok(place) => Value::bytes(&(place.offset as u32).to_be_bytes()),
             Err(Some(Lack::Missing)) => Value::Unknown(NOT_CAPTURED),
@@ -512,6 +516,25 @@ fn transport(net: &Net<'_>, need: usize) -> Value {
         Err(Lack::Short) => status(SHORT),
         Err(Lack::Missing) => Value::Unknown(NOT_CAPTURED),
     }
+}
+
+/// `nf_ct_get_tuplepr()` (net/netfilter/nf_conntrack_core.c, v6.18), but for GRE's version 1, which it looks into.
+fn tuple(net: &Net<'_>) -> Value {
+    let place = match net.transport() {
+        Ok(place) => place,
+        Err(None | Some(Lack::Short)) => return Value::u8(0),
+        Err(Some(Lack::Missing)) => return Value::Unknown(NOT_CAPTURED),
+    };
+    if place.fragment != 0 || (net.v6 && place.protocol == NONE) || place.offset > net.len {
+        return Value::u8(0);
+    }
+    let needed = match place.protocol {
+        ICMP | ICMPV6 => 8,
+        TCP | UDP | DCCP | SCTP | UDPLITE => 4,
+        _ => 0,
+    };
+    let room = place.offset.saturating_add(needed) <= net.len;
+    Value::u8(room.into())
 }
 
 fn extension(net: &Net<'_>, kind: u8, from: u16) -> Value {

@@ -30,7 +30,7 @@ mod ip;
 mod load;
 mod meta;
 mod options;
-mod rate;
+pub(super) mod rate;
 mod route;
 mod set;
 #[cfg(test)]

@@ -1,9 +1,15 @@
 //! Matches that count packets, or draw lots: what they say is known in few cases only (net/netfilter/xt_limit.c, xt_hashlimit.c,
-//! xt_recent.c, xt_statistic.c, xt_quota.c, v6.18).
+//! xt_recent.c, xt_statistic.c, xt_quota.c, xt_connlimit.c, v6.18).
 
 use super::{
-    super::{outcome::Words, read::Reader},
+    super::{
+        field::{Field, Value},
+        outcome::Words,
+        read::Reader,
+    },
+    Answer, XtField,
     answer::{Test, stateful, words},
+    ct::key::DIRECTION,
 };
 use crate::xtables::matches::{Match, rate::Statistic, recent::Recent};
 
@@ -15,6 +21,8 @@ const CERTAIN: u32 = 0x8000_0000;
 pub(super) enum Rate {
     /// Not, after all.
     Always { subject: &'static str, holds: bool },
+    /// How many connections there are, of packets that can be counted as one.
+    Connlimit,
     /// The subject, and why it cannot be told.
     Depends(&'static str, &'static str),
 }
@@ -27,9 +35,7 @@ impl Rate {
             Match::Hashlimit(_) => {
                 Self::Depends("hashlimit", "a rate limit's tokens are not known")
             }
-            Match::Connlimit(_) => {
-                Self::Depends("connlimit", "the number of connections is not known")
-            }
+            Match::Connlimit(_) => Self::Connlimit,
             Match::Connbytes(_) => {
                 Self::Depends("connbytes", "the connection's counters are not known")
             }
@@ -46,8 +52,10 @@ impl Rate {
         })
     }
 
-    pub(super) fn test(&self, _reader: &mut Reader<'_>) -> Test {
+    pub(super) fn test(&self, reader: &mut Reader<'_>) -> Test {
         match self {
+            Self::Connlimit if is_no_connection(reader) => Err(Answer::Drop),
+            Self::Connlimit => Err(stateful("the number of connections is not known")),
             Self::Always { holds, .. } => Ok(*holds),
             Self::Depends(_, reason) => Err(stateful(reason)),
         }
@@ -56,8 +64,20 @@ impl Rate {
     pub(super) fn words(&self) -> Words {
         match self {
             Self::Always { subject, .. } | Self::Depends(subject, _) => words(*subject, "", ""),
+            Self::Connlimit => words("connlimit", "", ""),
         }
     }
+}
+
+/// Whether a packet has no connection, and cannot begin one: where connections are counted, it is dropped (net/netfilter/xt_connlimit.c,
+/// nft_connlimit.c, v6.18).
+pub(in crate::eval) fn is_no_connection(reader: &mut Reader<'_>) -> bool {
+    let direction = Field::Ct {
+        key: DIRECTION,
+        direction: None,
+    };
+    let tuple = reader.read(Field::Xt(XtField::Tuple));
+    tuple.known().and_then(<[u8]>::first) == Some(&0) && reader.read(direction) == Value::Break
 }
 
 fn recent(want: &Recent) -> Rate {
