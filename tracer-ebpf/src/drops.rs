@@ -95,6 +95,16 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     };
 
     let legacy = legacy::found(ctx, settings, skb);
+    let wanted = filter::reason_wanted(settings, reason);
+    let conditional = filter::is_conditional(settings);
+    let has_rule = legacy.as_ref().is_some_and(|found| found.has_rule());
+    // In a flood most are lost: nothing else needs to be known of them.
+    let hopeless = wanted && !conditional && is_full(settings);
+    if hopeless && has_rule {
+        counters.seen += 1;
+        counters.full += 1;
+        return None;
+    }
     let namespace = namespace(skb);
     let (net, netns) = (namespace.net, namespace.inode);
     // What `legacy` has looked at is in a watched one.
@@ -105,14 +115,10 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     counters.seen += 1;
 
     begin(&mut scratch.record);
-    if legacy::may_drop(settings, location, reason)
-        && legacy.as_ref().is_none_or(|found| !found.has_rule())
-    {
+    if !has_rule && legacy::may_drop(settings, location, reason) {
         ctstat::look(scratch, net, netns);
     }
-    let wanted = filter::reason_wanted(settings, reason);
-    let conditional = filter::is_conditional(settings);
-    if wanted && !conditional && is_full(settings) {
+    if hopeless {
         counters.full += 1;
         return None;
     }

@@ -155,8 +155,12 @@ pub struct Work {
     key: TablesKey,
     version: u32,
     pad_version: u32,
-    /// The table that is scanned.
+    /// The table that is scanned, and its place among them.
     table: TableRef,
+    chosen: u32,
+    /// The table and the place among its [`State::recent`] that told the last drop.
+    last: (u32, u32),
+    pad_last: u32,
     evidence: LegacyEvidence,
     /// The group of counters that is looked at one by one.
     group: u32,
@@ -285,7 +289,10 @@ fn observe(ctx: &BtfTracePointContext, settings: &Settings, work: &mut Work) -> 
         work.local = 0;
         work.broken = 0;
         work.missed = 0;
-        each(work, TABLES as u32, scan::recent);
+        scan::last(work);
+        if work.evidence.kind != LEGACY_EXACT {
+            each(work, TABLES as u32, scan::recent);
+        }
         if work.evidence.kind != LEGACY_EXACT {
             each(work, TABLES as u32, scan::table);
         }

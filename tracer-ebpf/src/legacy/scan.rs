@@ -44,6 +44,7 @@ fn is_end(work: &Work, index: u32) -> bool {
 /// known any more.
 #[inline(always)]
 fn choose(work: &mut Work, index: u32) -> bool {
+    work.chosen = index;
     let index = black_box(index) as usize & (TABLES - 1);
     // SAFETY: two values of one type.
     unsafe { copy_words(&raw const work.tables.tables[index], &raw mut work.table) };
@@ -82,43 +83,59 @@ pub extern "C" fn recent(index: u32, _: *mut c_void) -> i64 {
 
 extern "C" fn way(index: u32, _: *mut c_void) -> i64 {
     let Some(work) = work() else { return 1 };
+    is_over(work, index) as i64
+}
+
+/// Looks at one that has dropped lately; whether there is nothing more to look at.
+#[inline(always)]
+fn is_over(work: &mut Work, index: u32) -> bool {
     let Some(state) = state(work.table.first) else {
-        return 1;
+        return true;
     };
     let recent = &state.recent[black_box(index) as usize & (RECENT - 1)];
     let entry = recent.entry;
     if entry == 0 {
-        return 1;
+        return true;
     }
     let hooks = recent.hooks as u8;
     if hooks as u32 & work.hooks == 0 {
-        return 0;
+        return false;
     }
     let (number, place) = ((entry - 1) / BLOCK as u32, (entry - 1) as usize % BLOCK);
     let place = black_box(place) & (BLOCK - 1);
     let Some(image) = image(work.table.first + number) else {
-        return 1;
+        return true;
     };
     // In a map: on the stack, the compiler would have it zeroed byte by byte.
     let to = (&raw mut work.now).cast();
     if !copy(to, size_of::<Count>() as u32, recent.address) {
-        return 1;
+        return true;
     }
     let now = work.now[0];
     let old = &mut image[place];
     if now.packets != old.packets.wrapping_add(1)
         || now.bytes != old.bytes.wrapping_add(work.length)
     {
-        return 0;
+        return false;
     }
     if !is_settled(work, hooks) {
-        return 1;
+        return true;
     }
     old.packets = now.packets;
     old.bytes = now.bytes;
     moved(work, recent.number);
     work.evidence.kind = LEGACY_EXACT;
-    1
+    work.last = (work.chosen, index);
+    true
+}
+
+/// Looks at the entry that has dropped last: of a flood, most likely this packet, too.
+#[inline(always)]
+pub fn last(work: &mut Work) {
+    let (table, index) = work.last;
+    if !is_end(work, table) && choose(work, table) && work.behind == 0 {
+        is_over(work, index);
+    }
 }
 
 /// Scans a table.

@@ -34,6 +34,9 @@ pub struct Window {
     net: u64,
     /// Where the return address into nf_hook_slow stood last.
     hint: u32,
+    /// The last incoming and outgoing device, and the namespace that they were in.
+    devices: [u64; 2],
+    devices_net: u64,
     /// Where the search of all words begins: behind the return address, 0 if that has not been found yet.
     start: u32,
     /// What was found.
@@ -163,10 +166,7 @@ fn is_state(window: &mut Window, at: u32) -> bool {
     };
     let input = word(window, at, offset!(state_in));
     let output = word(window, at, offset!(state_out));
-    let (in_here, out_here) = (
-        is_of(input, window.net) as u32,
-        is_of(output, window.net) as u32,
-    );
+    let (in_here, out_here) = (is_here(window, 0, input), is_here(window, 1, output));
     // Which interfaces there are on which hook (include/linux/netfilter.h and its callers, v6.18).
     let (wants_in, wants_out) = match hook {
         NF_INET_PRE_ROUTING | NF_INET_LOCAL_IN => (1, 0),
@@ -201,8 +201,23 @@ fn word(window: &Window, at: u32, offset: u32) -> u64 {
     window.words[core::hint::black_box(index) as usize & (WORDS - 1)]
 }
 
-/// Whether it is the address of a device of this netns.
+/// Whether it is the address of a device of this netns: 1 if so. The last one of its direction is not asked again: that another device came
+/// to its place does not make the words around it anything else.
 #[inline(always)]
-fn is_of(device: u64, net: u64) -> bool {
-    is_pointer(device) && u64_at(device, offset!(dev_net)) == net
+fn is_here(window: &mut Window, direction: usize, device: u64) -> u32 {
+    if !is_pointer(device) {
+        return 0;
+    }
+    if window.devices[direction] == device && window.devices_net == window.net {
+        return 1;
+    }
+    if u64_at(device, offset!(dev_net)) != window.net {
+        return 0;
+    }
+    if window.devices_net != window.net {
+        window.devices = [0; 2];
+        window.devices_net = window.net;
+    }
+    window.devices[direction] = device;
+    1
 }
