@@ -149,3 +149,26 @@ fn tuple(bytes: &[u8; TUPLE_LEN]) -> Tuple {
         l4proto: bytes[38],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn what_has_no_connection_is_not_tracked_whatever_it_is_marked_as() {
+        let of = |nfct| {
+            let record = Record {
+                nfct,
+                ..Record::new_zeroed()
+            };
+            tracking(&record, NFPROTO_IPV4)
+        };
+        for info in [0, 1, 4] {
+            assert_eq!(of(info), Tracking::None);
+        }
+        assert_eq!(of(7), Tracking::Untracked);
+        assert!(matches!(of(0x1000 | 4), Tracking::Connection(connection) if connection.info == 4));
+    }
+}
