@@ -9,7 +9,7 @@
 //! | `hook_list` | nothing: run by user space | in which order a hook calls base chains and tables |
 //! | `calibrate` | tp_btf/kfree_skb | while fwtrace starts: reports which stack words are rules |
 //!
-//! Every kernel struct is read at the offsets in [`LAYOUT`], which user space fills from BTF.
+//! Every kernel struct is read at the offsets in `LAYOUT`, which user space fills from BTF.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]

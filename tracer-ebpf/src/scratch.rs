@@ -59,8 +59,10 @@ pub struct Skipped {
     pub here: u64,
     /// Where that program runs.
     pub stack_pointer: u64,
-    /// Where `drops` ran last, by [`STACK_SHIFT`].
+    /// Where `drops` ran last, or is about to in a process, by [`STACK_SHIFT`].
     pub last_stack: u64,
+    /// `drops` has run here.
+    pub ran: u64,
 }
 
 /// Addresses with the same bits above these are on the same kernel stack.

@@ -22,9 +22,16 @@ pub fn watch(ctx: &BtfTracePointContext) -> Option<()> {
     // Through memory: the verifier keeps no arithmetic on a context pointer it has forgotten.
     set!(skipped.stack_pointer, ctx.as_ptr() as u64);
     let stack = get!(skipped.stack_pointer);
+    if get!(skipped.last_stack) == stack >> STACK_SHIFT {
+        return None;
+    }
+    if process::is_current(stack) {
+        // Already here, for what interrupts `drops` before its first step.
+        set!(skipped.last_stack, stack >> STACK_SHIFT);
+        return None;
+    }
     // Before `drops` is attached, and where it has not run yet, nothing has interrupted it.
-    let last = get!(skipped.last_stack);
-    if last == 0 || stack >> STACK_SHIFT == last || process::is_current(stack) {
+    if get!(skipped.ran) == 0 {
         return None;
     }
     let settings = SETTINGS.get(0)?;
@@ -46,6 +53,7 @@ pub fn begin(skipped: &mut Skipped, ctx: &BtfTracePointContext) {
         set!(skipped.skb, 0);
     }
     settle(skipped);
+    set!(skipped.ran, 1);
     set!(skipped.last_stack, ctx.as_ptr() as u64);
     let stack = get!(skipped.last_stack);
     set!(skipped.last_stack, stack >> STACK_SHIFT);
