@@ -18,6 +18,7 @@ use fwtrace_abi::{
 use crate::{
     conntrack, ctstat,
     filter::{self, each},
+    flood::{self, Evidence},
     kernel::{copy, copy_words, field, offset, set, typed, u32_at, u64_at},
     legacy, process, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
@@ -57,7 +58,7 @@ static REASON_COUNTS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(
 
 #[map]
 static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
-const RING_BYTES: u32 = 4 * 1024 * 1024;
+pub const RING_BYTES: u32 = 4 * 1024 * 1024;
 /// A record with all that can be behind it, and the ring's own header.
 const LARGEST: u64 =
     (size_of::<Record>() + SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8 + 16) as u64;
@@ -98,15 +99,37 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     let wanted = filter::reason_wanted(settings, reason);
     let conditional = filter::is_conditional(settings);
     let has_rule = legacy.as_ref().is_some_and(|found| found.has_rule());
-    // In a flood most are lost: nothing else needs to be known of them.
-    let hopeless = wanted && !conditional && is_full(settings);
+    // In a flood most are only counted, or lost: nothing else needs to be known of them.
+    let early = wanted && !conditional;
+    let used = if early { waiting(settings) } else { 0 };
+    let hopeless = !has_room(used);
+    let mut flooded = early && flood::is_on(&mut scratch.flood, settings, used);
+    let namespace = namespace(skb);
+    let (net, netns) = (namespace.net, namespace.inode);
+    if flooded
+        && let Some(rule) = legacy.as_ref().and_then(legacy::Found::rule)
+        && flood::count(
+            scratch,
+            skb,
+            &Evidence {
+                net,
+                location,
+                reason,
+                hook: rule.hook,
+                rule: [rule.entry, 0, 0],
+            },
+            !hopeless,
+        )
+    {
+        counters.seen += 1;
+        counters.aggregated += 1;
+        return None;
+    }
     if hopeless && has_rule {
         counters.seen += 1;
         counters.full += 1;
         return None;
     }
-    let namespace = namespace(skb);
-    let (net, netns) = (namespace.net, namespace.inode);
     // What `legacy` has looked at is in a watched one.
     if settings.all_netns == 0 && legacy.is_none() {
         // SAFETY: only the key's presence counts.
@@ -157,12 +180,59 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         counters.other += 1;
         return None;
     }
-    if conditional && is_full(settings) {
-        counters.full += 1;
-        return None;
+    let generation = if namespace.typed != 0 {
+        typed!(namespace.typed, net_nft_generation, u32)
+    } else {
+        u32_at(net, offset!(net_nft_generation))
+    };
+    let key = CacheKey {
+        word: slot(stack, if framed { scratch.site.rule_slot } else { -1 }),
+        base: slot(stack, if framed { scratch.site.base_slot } else { -1 }),
+        net,
+        generation,
+        kind: if scratch.site.next == 0 {
+            scratch.site.kind
+        } else {
+            rule::KIND_NEXT
+        },
+    };
+    // Of a legacy rule it has been decided above already. Without a generation another rule could be at the same address by now.
+    let rule = match &legacy {
+        _ if framed && generation != 0 => Some([
+            key.word,
+            key.base,
+            (generation as u64) << 32 | key.kind as u64,
+        ]),
+        Some(found) if !early => found.rule().map(|rule| [rule.entry, 0, 0]),
+        // Nothing that rules have to do with.
+        None if reason != settings.netfilter_drop && !known_site => Some([0; 3]),
+        _ => None,
+    };
+    if !early {
+        let used = waiting(settings);
+        if !has_room(used) {
+            counters.full += 1;
+            return None;
+        }
+        flooded = flood::is_on(&mut scratch.flood, settings, used);
+    }
+    if flooded && let Some(rule) = rule {
+        let hook = scratch.record.hook;
+        let evidence = Evidence {
+            net,
+            location,
+            reason,
+            hook,
+            rule,
+        };
+        if flood::count(scratch, skb, &evidence, true) {
+            counters.aggregated += 1;
+            return None;
+        }
     }
 
     let record = &mut scratch.record;
+    record.count = flood::stands_for(&scratch.flood);
     // SAFETY: helpers without arguments.
     unsafe {
         record.time = bpf_ktime_get_ns();
@@ -172,11 +242,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     record.location = location;
     record.reason = reason;
     record.netns = netns;
-    record.generation = if namespace.typed != 0 {
-        typed!(namespace.typed, net_nft_generation, u32)
-    } else {
-        u32_at(net, offset!(net_nft_generation))
-    };
+    record.generation = generation;
     record.mark = typed!(skb, skb_mark, u32);
     record.len = typed!(skb, skb_len, u32);
     record.protocol = protocol.to_be();
@@ -207,19 +273,10 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         process::fill(record, stack);
     }
     if framed {
-        let site = &scratch.site;
-        let key = CacheKey {
-            word: slot(stack, site.rule_slot),
-            base: slot(stack, site.base_slot),
-            net,
-            generation: record.generation,
-            kind: if site.next == 0 {
-                site.kind
-            } else {
-                rule::KIND_NEXT
-            },
-        };
         rule::resolve(&mut record.rule, &key);
+        if record.rule.kind == RULE_INVALID {
+            flood::forget(&mut scratch.flood);
+        }
     } else if known_site {
         record.rule.kind = RULE_INVALID;
     }
@@ -524,15 +581,20 @@ fn count_reason(reason: u32) {
     }
 }
 
-/// Whether the ring may have no room for the record: then nobody needs to fill it in.
+/// Bytes in the ring.
 #[inline(always)]
-fn is_full(settings: &Settings) -> bool {
+fn waiting(settings: &Settings) -> u64 {
     if settings.wants_whole_packets() {
-        return false;
+        return 0;
     }
     // SAFETY: the helper only reads the ring's positions.
-    let used = unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), BPF_RB_AVAIL_DATA) };
-    used + LARGEST > RING_BYTES as u64
+    unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), BPF_RB_AVAIL_DATA) }
+}
+
+/// Whether the ring has room for any record besides: if not, nobody needs to fill it in.
+#[inline(always)]
+fn has_room(used: u64) -> bool {
+    used + LARGEST <= RING_BYTES as u64
 }
 
 /// Puts record, packet and, if wanted, stack into the ring.
@@ -577,6 +639,7 @@ fn send(
     };
     if sent == 0 {
         counters.sent += 1;
+        flood::sent(&scratch.flood);
     } else {
         counters.full += 1;
     }

@@ -10,7 +10,7 @@ use fwtrace_abi::{
     TUPLE_LEN, Whole,
 };
 
-use crate::filter::Headers;
+use crate::{filter::Headers, flood::Flood};
 
 /// Longest link-layer header that goes with a packet.
 pub const L2_MAX: u32 = 64;
@@ -44,6 +44,7 @@ pub struct Scratch {
     pub stack_pointer: u64,
     pub last_wakeup: u64,
     pub skipped: Skipped,
+    pub flood: Flood,
     /// What per-CPU addresses are relative to here; 0: not known yet.
     pub per_cpu_offset: u64,
     /// For addresses that must become numbers.

@@ -14,6 +14,7 @@ mod deep;
 mod engines;
 mod expressions;
 mod filters;
+mod flood;
 mod interop;
 mod interrupted;
 mod invalid;

@@ -3,7 +3,7 @@
 use crate::{CtMoved, IFNAMSIZ, LegacyEvidence};
 
 /// Version of the record; user space refuses any other.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// Longest captured packet, bytes.
 pub const SNAP_MAX: usize = 2048;
 /// Words of kernel stack above the tracepoint's arguments that can go with a record.
@@ -130,6 +130,9 @@ pub struct Record {
     pub flags: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     pub time: u64,
+    /// How many drops it stands for: itself, and with [`Settings::sampling`](crate::Settings) those of its flow by the same rule that were only counted since
+    /// the last record of these on this processor.
+    pub count: u64,
     /// Address of the sk_buff.
     pub skb: u64,
     /// Return address of the caller that freed the packet.
@@ -217,7 +220,7 @@ pub struct Record {
 const _: () = assert!(size_of::<RuleEvidence>() == 48 + 2 * NAME_MAX);
 const _: () = assert!(
     size_of::<Record>()
-        == 264 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>() + size_of::<CtMoved>()
+        == 272 + size_of::<RuleEvidence>() + size_of::<LegacyEvidence>() + size_of::<CtMoved>()
 );
 const _: () = assert!(size_of::<Record>().is_multiple_of(8));
 const _: () = assert!(core::mem::offset_of!(Record, iif_name).is_multiple_of(8));

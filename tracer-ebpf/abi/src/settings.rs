@@ -112,6 +112,8 @@ pub struct Settings {
     pub snaplen: u32,
     /// 1: send stack words with drops by netfilter that have no learnt site.
     pub want_stack: u32,
+    /// 1: in a flood, drops of one flow by one rule are counted, and a record now and then stands for them.
+    pub sampling: u32,
     /// 4, 6 or 0 for any.
     pub ip_version: u32,
     /// 1: `proto` is a condition.
@@ -124,6 +126,8 @@ pub struct Settings {
     pub port_count: u32,
     /// How many of `prefixes` are in use.
     pub prefix_count: u32,
+    /// Zero.
+    pub pad: u32,
     /// Interface names, NUL-padded; the packet's iif or oif must be one of them.
     pub ifaces: [[u8; IFNAMSIZ]; IFACES],
     /// Port ranges: `SIDE_ANY` ranges are alternatives to each other, so are `SIDE_SRC`'s and `SIDE_DST`'s.
@@ -161,12 +165,14 @@ impl Settings {
         reasons: [NO_REASON; REASONS],
         snaplen: 128,
         want_stack: 0,
+        sampling: 0,
         ip_version: 0,
         proto_set: 0,
         proto: 0,
         iface_count: 0,
         port_count: 0,
         prefix_count: 0,
+        pad: 0,
         ifaces: [[0; IFNAMSIZ]; IFACES],
         ports: [PortRange {
             first: 0,
@@ -183,7 +189,7 @@ impl Settings {
 }
 
 /// Exact counters, one set a processor.
-/// `seen == filtered + other + sent + full` at rest.
+/// `seen == filtered + other + sent + aggregated + full` at rest.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -195,6 +201,8 @@ pub struct Counters {
     pub other: u64,
     /// Records in the ring.
     pub sent: u64,
+    /// Drops that were only counted: another record stands for them, or was to, or the last one of their flow was sent shortly before.
+    pub aggregated: u64,
     /// Records lost because the ring was full.
     pub full: u64,
     /// Drops that came while the program was at work on the same CPU, for which the kernel does not run it; whosever they are.
@@ -238,7 +246,7 @@ const _: () = assert!(
     size_of::<Settings>()
         == SITES * 32
             + (4 + 2 + 4 + 3) * 8
-            + 12 * 4
+            + 14 * 4
             + REASONS * 4
             + IFACES * 16
             + PORTS * 8

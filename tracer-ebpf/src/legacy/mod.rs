@@ -426,6 +426,14 @@ fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
     }
 }
 
+/// A rule of ip_tables.
+pub struct FoundRule {
+    /// Its table's id and its place there.
+    pub entry: u64,
+    /// [`ANY_HOOK`] if that is not known.
+    pub hook: u8,
+}
+
 /// What `legacy` has found out about this drop, which `drops` looks at next.
 pub struct Found {
     work: &'static mut Work,
@@ -457,6 +465,22 @@ impl Found {
     #[inline(always)]
     pub fn has_rule(&self) -> bool {
         self.work.evidence.kind == LEGACY_EXACT
+    }
+
+    /// The rule that has been found to have dropped.
+    #[inline(always)]
+    pub fn rule(&self) -> Option<FoundRule> {
+        let work = &*self.work;
+        if !self.has_rule() {
+            return None;
+        }
+        let rule = FoundRule {
+            entry: (work.evidence.candidates[0].id as u64) << 32
+                | work.evidence.candidates[0].entry as u64,
+            hook: get!(work.hook) as u8,
+        };
+        // A drop that has interrupted this has left its own.
+        (get!(work.runs) == self.run).then_some(rule)
     }
 
     /// Hands the evidence over, and to `state` the packet's nf_hook_state; false if there is none.

@@ -241,7 +241,7 @@ impl Attributor {
             log: Vec::new(),
             why,
             evidence: finding.evidence,
-            count: 1,
+            count: record.count.max(1),
         }
     }
 

@@ -246,6 +246,7 @@ impl Programs {
             sum.filtered += cpu.filtered;
             sum.other += cpu.other;
             sum.sent += cpu.sent;
+            sum.aggregated += cpu.aggregated;
             sum.full += cpu.full;
             sum.skipped += cpu.skipped;
             sum.skipped_here += cpu.skipped_here;

@@ -143,12 +143,14 @@ async fn live(
         undecided: 0,
         left: plan.count,
         hidden: 0,
+        hidden_more: 0,
         reported: 0,
         suspicious: false,
     };
     for line in notes {
         run.sink.say(&line);
     }
+    run.follow_rules(&mut tracer)?;
     run.follow_groups();
     let sources = run.sources(without.as_deref(), plan.ebpf == Ebpf::Off);
     run.sink.say(&sources);
@@ -176,9 +178,10 @@ async fn live(
                 None => break,
             },
             Some(change) = changed.recv() => {
-                run.follow_groups();
                 // Before it is told, so that nobody who waits for that comes too early.
-                run.follow_reach(&mut tracer).and_then(|()| run.emit(&change))
+                let followed = run.follow_rules(&mut tracer);
+                run.follow_groups();
+                followed.and_then(|()| run.emit(&change))
             }
             () = run.nflog.ready() => run.heard(),
             _ = tick.tick() => {
@@ -207,7 +210,7 @@ async fn live(
             _ = terminate.recv() => break,
             () = until(deadline) => break,
         };
-        if let Err(error) = step.and_then(|()| run.follow_reach(&mut tracer)) {
+        if let Err(error) = step.and_then(|()| run.follow_rules(&mut tracer)) {
             result = Err(error);
             break;
         }

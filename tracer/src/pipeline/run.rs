@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, io, rc::Rc};
 
-use fwtrace_abi::RULE_INVALID;
+use fwtrace_abi::{RULE_INVALID, Record};
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
@@ -52,8 +52,10 @@ pub(super) struct Run<'a> {
     pub(super) undecided: u64,
     /// Events that may still be shown.
     pub(super) left: Option<u64>,
-    /// Records that were not shown.
+    /// Drops whose records were not shown.
     pub(super) hidden: u64,
+    /// Those of them that had no record of their own.
+    pub(super) hidden_more: u64,
     /// Losses that were reported.
     pub(super) reported: u64,
     /// A drop at a learnt site had no valid rule pointer.
@@ -81,12 +83,12 @@ impl Run<'_> {
             .chain(std::iter::repeat_with(Joined::default));
         for (raw, told) in batch.iter().zip(traces) {
             if self.left == Some(0) {
-                self.hidden += 1;
+                self.hide(&raw.record);
                 continue;
             }
             self.suspicious |= raw.record.rule.kind == RULE_INVALID;
             if !self.accepts(raw) {
-                self.hidden += 1;
+                self.hide(&raw.record);
                 continue;
             }
             let time = since_boot
@@ -108,13 +110,20 @@ impl Run<'_> {
             }
         }
         // Rulesets may have been read; before their drops are told, so that nobody who waits for these comes too early.
-        self.follow_reach(tracer)?;
+        self.follow_rules(tracer)?;
         self.release()?;
         if last {
             self.record(Recorder::flush)?;
             self.sink.flush().map_err(io_error("stdout"))?;
         }
         Ok(())
+    }
+
+    /// Counts a record that is not shown, with the drops that it stands for.
+    fn hide(&mut self, record: &Record) {
+        let more = record.count.saturating_sub(1);
+        self.hidden += 1 + more;
+        self.hidden_more += more;
     }
 
     /// Whether a drop meets the expression. One of which that is not known is shown, and told of.
@@ -226,7 +235,7 @@ impl Run<'_> {
     /// Shows a drop if it is asked for.
     fn pass_on(&mut self, event: DropEvent, raw: &RawDrop) -> Result<(), RunError> {
         if self.left == Some(0) || !self.filter.shows(&event) {
-            self.hidden += 1;
+            self.hide(&raw.record);
             return Ok(());
         }
         self.tally.add(&event);
@@ -287,9 +296,16 @@ impl Run<'_> {
         }
     }
 
-    /// Has as much of packets captured as rules look at by now.
-    pub(super) fn follow_reach(&mut self, tracer: &mut Tracer) -> Result<(), RunError> {
+    /// Has as much of packets captured as rules look at by now, and, in a flood, of each flow only some, where nobody needs each.
+    pub(super) fn follow_rules(&mut self, tracer: &mut Tracer) -> Result<(), RunError> {
         let mut namespaces = self.namespaces.borrow_mut();
+        // Each drop has its own place in a file, its own trace, its own logs; and what is asked of packets may be true of one of a flow only.
+        let all = self.recorder.is_some()
+            || self.tracing.is_some()
+            || self.expression.is_some()
+            || !self.nflog.is_idle()
+            || self.nflog.is_wanted(&mut namespaces);
+        tracer.sample(!all)?;
         Ok(tracer.follow_reach(&mut namespaces, &mut self.attributor)?)
     }
 
@@ -441,7 +457,7 @@ impl Run<'_> {
             seen: counters.seen + tracer.missed()?,
             shown: self.tally.shown(),
             filtered: counters.filtered + counters.other + self.hidden,
-            aggregated: self.tally.aggregated(),
+            aggregated: counters.aggregated - self.hidden_more,
             lost,
             other,
             disagreed: self.tally.disagreed(),

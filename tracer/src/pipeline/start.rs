@@ -575,6 +575,14 @@ impl Tracer {
         }
     }
 
+    /// Whether in a flood a record may stand for several drops.
+    pub(super) fn sample(&mut self, sampling: bool) -> Result<(), BpfError> {
+        match &mut self.attached {
+            Some(attached) => attached.sample(sampling),
+            None => Ok(()),
+        }
+    }
+
     /// Tells the programs what conntrack has counted before its namespaces were watched.
     pub(super) fn tell_counters(&mut self, namespaces: &mut Namespaces) {
         if let Some(attached) = &mut self.attached {
@@ -663,6 +671,15 @@ impl Attached {
         let snaplen = self.snaplen.max(reach.bytes.min(SNAP_MAX as u32));
         if self.settings.snaplen != snaplen {
             self.settings.snaplen = snaplen;
+            self.programs.set_settings(&self.settings)?;
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, sampling: bool) -> Result<(), BpfError> {
+        let sampling = sampling.into();
+        if self.settings.sampling != sampling {
+            self.settings.sampling = sampling;
             self.programs.set_settings(&self.settings)?;
         }
         Ok(())

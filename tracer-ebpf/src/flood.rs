@@ -1,0 +1,257 @@
+//! In a flood: drops of one flow by one rule are counted, and now and then a record stands for them, so that the ring has room for everything else.
+//!
+//! It begins on a CPU when the reader does not keep up, and ends when few drops were counted for a while; then, for a while, records still take
+//! over what was counted. What is counted is the same flow as an earlier record in everything that tells the rule: the kernel's own evidence is part
+//! of the key, and where the kernel does not name the rule, each drop by netfilter is sent.
+//!
+//! Times are in jiffies, of 1 to 10 ms (`CONFIG_HZ`): the clock would cost more to read than the rest of this.
+
+use aya_ebpf::{helpers::generated::bpf_jiffies64, macros::map, maps::PerCpuArray};
+use fwtrace_abi::Settings;
+
+use crate::{
+    drops::RING_BYTES,
+    kernel::{copy, set, typed},
+    scratch::{Scratch, scratch},
+};
+
+/// A flood begins with so many bytes in the ring.
+const HIGH: u64 = RING_BYTES as u64 / 4 * 3;
+/// It goes on if in this time so many drops were counted.
+const WINDOW: u64 = 64;
+const MANY: u64 = 5000;
+/// A flow has a record in this time.
+const INTERVAL: u64 = 4;
+/// What was counted longer ago is not put down to a new record: its key may mean something else by then.
+const STALE: u64 = 512;
+/// Flows a CPU. A power of two.
+const FLOWS: u32 = 256;
+/// Words of a key: what the caller says of the drop, then the addresses, ports and protocol.
+const WORDS: usize = SAID + 5;
+const SAID: usize = 7;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// [`Flood::tide`]: there is a flood.
+const FLOOD: u64 = 1;
+/// [`Flood::tide`]: there was one.
+const EBB: u64 = 2;
+
+/// What is known of this CPU's flood, and of the drop that is worked on.
+#[repr(C)]
+pub struct Flood {
+    tide: u64,
+    /// When its window, or the ebb, began.
+    began: u64,
+    /// Drops counted since.
+    counted: u64,
+    /// When this drop was looked at.
+    now: u64,
+    /// The place of its flow, plus one; 0: it has none.
+    place: u64,
+    /// First, and how many bytes there are, of its network header.
+    packet: u64,
+    length: u64,
+    key: [u64; WORDS],
+    header: [u64; 6],
+}
+
+/// A flow, by the last record of it that was sent.
+#[repr(C)]
+struct Flow {
+    key: [u64; WORDS],
+    /// When.
+    sent: u64,
+    /// Drops since.
+    more: u64,
+}
+
+#[map]
+static FLOOD_FLOWS: PerCpuArray<Flow> = PerCpuArray::with_max_entries(FLOWS, 0);
+
+/// What tells which rule it was, as far as the kernel says so.
+pub struct Evidence {
+    pub net: u64,
+    pub location: u64,
+    pub reason: u32,
+    pub hook: u8,
+    /// The rule: of nf_tables, its stack slots and the generation; of ip_tables, table and entry.
+    pub rule: [u64; 3],
+}
+
+/// Whether this CPU is in a flood, or was lately; with `used` bytes in the ring.
+#[inline(always)]
+pub fn is_on(flood: &mut Flood, settings: &Settings, used: u64) -> bool {
+    flood.place = 0;
+    if settings.sampling == 0 || flood.tide == 0 && used < HIGH {
+        return false;
+    }
+    // SAFETY: a helper without arguments.
+    flood.now = unsafe { bpf_jiffies64() };
+    let since = flood.now - flood.began;
+    let tide = match flood.tide {
+        FLOOD if since < WINDOW => return true,
+        _ if used >= HIGH => FLOOD,
+        FLOOD if flood.counted >= MANY => FLOOD,
+        FLOOD => EBB,
+        EBB if since < STALE => return true,
+        _ => 0,
+    };
+    flood.tide = tide;
+    flood.began = flood.now;
+    flood.counted = 0;
+    tide != 0
+}
+
+/// Counts the drop if in this flood a record of its flow was sent just now, or if there is no room for one. If not, [`stands_for`] and [`sent`]
+/// will know its flow.
+#[inline(always)]
+pub fn count(scratch: &mut Scratch, skb: u64, evidence: &Evidence, has_room: bool) -> bool {
+    let protocol = u16::from_be(typed!(skb, skb_protocol, u16));
+    if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
+        return false;
+    }
+    let network = typed!(skb, skb_network_header, u16) as u32;
+    let tail = typed!(skb, skb_tail, u32);
+    if tail <= network {
+        return false;
+    }
+    let flood = &mut scratch.flood;
+    set!(flood.packet, typed!(skb, skb_head, u64) + network as u64);
+    set!(flood.length, (tail - network) as u64);
+    let said = [
+        evidence.net,
+        evidence.location,
+        evidence.rule[0],
+        evidence.rule[1],
+        evidence.rule[2],
+        (evidence.reason as u64) << 32 | (evidence.hook as u64) << 16 | protocol as u64,
+        (typed!(skb, skb_iif, u32) as u64) << 32
+            // New, established, untracked: not which connection.
+            | (typed!(skb, skb_nfct, u64) & 7) << 29
+            | typed!(typed!(skb, skb_dev, u64), dev_ifindex, u32) as u64,
+    ];
+    for (word, value) in said.into_iter().enumerate() {
+        // SAFETY: within the key.
+        unsafe { core::ptr::write_volatile(&raw mut flood.key[word], value) };
+    }
+    look_up(has_room as u32) != 0
+}
+
+/// The same with the key's first words written. A function of its own: it is called from two places.
+#[inline(never)]
+fn look_up(has_room: u32) -> u32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let flood = &mut scratch.flood;
+    if !headers(flood) {
+        return 0;
+    }
+    let mut hash: u64 = 0;
+    for (at, word) in flood.key.into_iter().enumerate() {
+        // Odd factors: none waits for another's product.
+        let factor = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * at as u64 + 1);
+        hash = hash.wrapping_add((word ^ word >> 32).wrapping_mul(factor));
+    }
+    let place = (hash >> 40) as u32 & (FLOWS - 1);
+    let Some(flow) = FLOOD_FLOWS.get_ptr_mut(place) else {
+        return 0;
+    };
+    // SAFETY: a per-CPU map value.
+    let flow = unsafe { &mut *flow };
+    flood.place = place as u64 + 1;
+    if !is_same(flow, flood) {
+        return 0;
+    }
+    let due = flood.tide == EBB || flood.now - flow.sent >= INTERVAL;
+    if due && has_room != 0 {
+        return 0;
+    }
+    flow.more += 1;
+    flood.counted += 1;
+    1
+}
+
+#[inline(always)]
+fn is_same(flow: &Flow, flood: &Flood) -> bool {
+    let mut different = 0;
+    for i in 0..WORDS {
+        different |= flow.key[i] ^ flood.key[i];
+    }
+    different == 0
+}
+
+/// Puts addresses, ports and protocol behind what the caller has said. False where they do not stand in their usual places.
+#[inline(always)]
+fn headers(flood: &mut Flood) -> bool {
+    let v4 = flood.key[SAID - 2] as u16 == ETH_P_IP;
+    // With the first four bytes behind the header.
+    let length: u32 = if v4 { 24 } else { 44 };
+    if flood.length < length as u64 || !copy((&raw mut flood.header).cast(), length, flood.packet) {
+        return false;
+    }
+    let header = flood.header.map(u64::from_be);
+    let (protocol, behind) = if v4 {
+        // No options; later fragments have no ports.
+        let later = header[0] & 0x1fff != 0;
+        if header[0] >> 56 != 0x45 || later {
+            return false;
+        }
+        flood.key[SAID] = header[1] & 0xffff_ffff | (header[2] & 0xffff_ffff_0000_0000);
+        flood.key[SAID + 1] = 0;
+        flood.key[SAID + 2] = 0;
+        flood.key[SAID + 3] = 0;
+        (header[1] >> 48 & 0xff, header[2] as u32)
+    } else {
+        for word in 0..4 {
+            flood.key[SAID + word] = header[1 + word];
+        }
+        (header[0] >> 8 & 0xff, (header[5] >> 32) as u32)
+    };
+    let ports = match protocol {
+        // TCP, UDP, DCCP, SCTP, UDP-Lite.
+        6 | 17 | 33 | 132 | 136 => behind,
+        // ICMP: type and code, no checksum.
+        1 | 58 => behind >> 16,
+        // IPv6 extension headers: what is behind them is not looked for.
+        0 | 43 | 44 | 51 | 60 | 135 if !v4 => return false,
+        _ => 0,
+    };
+    flood.key[SAID + 4] = protocol << 32 | ports as u64;
+    true
+}
+
+/// How many drops a record of this one stands for.
+#[inline(always)]
+pub fn stands_for(flood: &Flood) -> u64 {
+    match known(flood) {
+        Some(flow) if is_same(flow, flood) && flood.now - flow.sent < STALE => 1 + flow.more,
+        _ => 1,
+    }
+}
+
+/// No other drop is to be put down to this one.
+#[inline(always)]
+pub fn forget(flood: &mut Flood) {
+    set!(flood.place, 0);
+}
+
+/// A record of this drop has been sent.
+#[inline(always)]
+pub fn sent(flood: &Flood) {
+    let Some(flow) = known(flood) else { return };
+    for i in 0..WORDS {
+        // SAFETY: within the keys.
+        unsafe { core::ptr::write_volatile(&raw mut flow.key[i], flood.key[i]) };
+    }
+    flow.sent = flood.now;
+    flow.more = 0;
+}
+
+#[inline(always)]
+fn known(flood: &Flood) -> Option<&'static mut Flow> {
+    let place = (flood.place as u32).checked_sub(1)?;
+    // SAFETY: a per-CPU map value, of which there are no other references now.
+    FLOOD_FLOWS
+        .get_ptr_mut(place)
+        .map(|flow| unsafe { &mut *flow })
+}
