@@ -146,6 +146,8 @@ pub(super) enum Op {
         from: Span,
         invert: bool,
         stateful: Option<Box<Reason>>,
+        /// Its elements count connections: what is none is dropped, see [`Self::Connlimit`].
+        counts: bool,
     },
     /// Jenkins' hash of a register.
     Hash {

@@ -225,12 +225,16 @@ impl Compiler<'_> {
                         let text = format!("elements of {set} have a {}", expr.name());
                         Box::new(Reason::new(DoubtKind::State, text))
                     });
+                let mut all = exprs.iter().chain(&model.exprs);
+                let counts = all.any(|expr| matches!(expr, Expr::Connlimit { .. }));
                 // 2: delete, which goes on whatever it finds.
                 push(Op::Dynset {
                     set: (*op != 2).then_some(number),
                     from,
                     invert: flags & 1 != 0,
                     stateful,
+                    // Inverted, the rule ends without a verdict behind it (`nft_dynset_eval()`, net/netfilter/nft_dynset.c, v6.18).
+                    counts: counts && *op != 2 && flags & 1 == 0,
                 });
             }
             Expr::Payload {

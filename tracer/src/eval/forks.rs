@@ -4,7 +4,7 @@ use super::{
     before::Question,
     code::Decided,
     field::Reason,
-    outcome::{Decision, RuleId},
+    outcome::{Decision, Fate, RuleId},
     read::Reader,
     run::{Ended, MAX_STATES, Next, Pending, Place, State, TOO_MANY, Walker},
     trail::Seen,
@@ -29,6 +29,9 @@ impl Walker<'_> {
             return None;
         }
         let rule = self.program.rule_id(chain, index)?;
+        if let Some(pending) = pending.as_ref().filter(|pending| pending.drops) {
+            self.dropped(state, reader, index, rule, pending);
+        }
         match (ended, pending) {
             (Ended::Missed, None) => None,
             (Ended::Missed, Some(pending)) => {
@@ -122,6 +125,29 @@ impl Walker<'_> {
                 None
             }
         }
+    }
+
+    /// The end of a packet that a step has dropped of which nothing more is known.
+    fn dropped(
+        &mut self,
+        state: &State,
+        reader: &mut Reader<'_>,
+        index: usize,
+        rule: RuleId,
+        pending: &Pending,
+    ) {
+        let drop = Decided::End(Fate::Drop);
+        let mut other = state.clone();
+        other.way.before = pending.before.clone();
+        other.assume(pending.why.clone());
+        other.trail.rule(state.at.chain, index, || Seen::Unknown {
+            why: pending.why.clone(),
+            taken: Some(drop.clone()),
+        });
+        let made = reader.writes().to_vec();
+        reader.truncate_writes(pending.writes);
+        self.verdict(&mut other, reader, rule, drop);
+        reader.set_writes(made);
     }
 
     /// A rule's verdict. `None`: on with the rule at `State::at`.

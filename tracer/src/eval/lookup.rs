@@ -50,6 +50,11 @@ impl Program {
         self.found(registers, set, &set.find(key), to, verdict, invert)
     }
 
+    /// Whether an element of the set may count connections.
+    pub(super) fn counts(&self, set: u32) -> bool {
+        self.sets.get(set as usize).is_some_and(|set| set.counts)
+    }
+
     /// Whether a key is in a set; `None`: that cannot be known.
     pub(super) fn contains(&self, set: u32, key: &[u8]) -> Option<bool> {
         let set = self.sets.get(set as usize)?;

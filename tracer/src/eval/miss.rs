@@ -157,7 +157,7 @@ fn failures(
                     words: None,
                 });
             }
-            Did::Unknown(_) | Did::Asks(..) => {}
+            Did::Unknown(_) | Did::OrDrops(_) | Did::Asks(..) => {}
             Did::Several(..) | Did::Impossible => {
                 decided = None;
                 break;

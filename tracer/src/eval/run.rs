@@ -87,6 +87,8 @@ pub(super) struct Pending {
     pub(super) writes: usize,
     /// What was found out before.
     pub(super) before: Before,
+    /// It may have dropped the packet itself.
+    pub(super) drops: bool,
 }
 
 pub(super) fn evaluate(program: &Program, packet: &Packet<'_>, reader: &mut Reader<'_>) -> Outcome {
@@ -696,21 +698,24 @@ impl Walker<'_> {
                 },
                 op => program.step(&mut state.way, reader, registers, op),
             };
+            let drops = matches!(did, Did::OrDrops(_));
             let (why, question, several) = match did {
                 Did::On => continue,
                 Did::Miss => return Ended::Missed,
-                Did::Unknown(why) => (why, None, None),
+                Did::Unknown(why) | Did::OrDrops(why) => (why, None, None),
                 Did::Asks(question, why) => (why, Some(question), None),
                 Did::Verdict(verdict) => return Ended::Verdict(verdict),
                 Did::Impossible => return Ended::Impossible,
                 Did::Several(verdicts, why) => (why, None, Some(verdicts)),
             };
-            pending.get_or_insert_with(|| Pending {
+            let pending = pending.get_or_insert_with(|| Pending {
                 why,
                 question,
                 writes: reader.writes().len(),
                 before: state.way.before.clone(),
+                drops,
             });
+            pending.drops |= drops;
             if let Some(verdicts) = several {
                 return Ended::Several(verdicts);
             }

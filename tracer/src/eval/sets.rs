@@ -56,6 +56,8 @@ pub(super) struct Lookup {
     pub(super) growing: Option<Reason>,
     /// Why it is not known what the objects of an object map do.
     pub(super) objects: Option<Reason>,
+    /// Elements or objects may count connections, which drops what can be none where it is found: `nft_set_elem_update_expr()`.
+    pub(super) counts: bool,
     /// Rules add to it, and it may be full.
     pub(super) crowded: bool,
     /// How long all elements that do expire, but not soon, are certainly there yet.
@@ -96,6 +98,7 @@ impl Lookup {
                 )),
                 _ => None,
             },
+            counts: counts(table, set),
             crowded: set
                 .size
                 .is_some_and(|size| size.saturating_sub(set.elements.len() as u32) < ROOM),
@@ -293,11 +296,30 @@ fn doubt(set: &Set, element: &Element, shrinking: bool, left: &Left) -> Option<R
     })
 }
 
+fn expressions(table: &Table) -> impl Iterator<Item = &Expr> {
+    let rules = table.chains.iter().flat_map(|chain| &chain.rules);
+    rules.flat_map(|rule| &rule.exprs)
+}
+
 /// Whether a rule of the table deletes from this set.
 fn deletes(table: &Table, name: &str) -> bool {
     const DELETE: u32 = 2;
-    let rules = table.chains.iter().flat_map(|chain| &chain.rules);
-    rules
-        .flat_map(|rule| &rule.exprs)
+    expressions(table)
         .any(|expr| matches!(expr, Expr::Dynset { set, op: DELETE, .. } if set == name))
+}
+
+/// Whether elements of the set, or those that rules of the table add, may count connections; or the objects that it maps to.
+fn counts(table: &Table, set: &Set) -> bool {
+    const CONNLIMIT: u32 = 5;
+    let is_connlimit = |expr: &Expr| matches!(expr, Expr::Connlimit { .. });
+    let of_elements = set.elements.iter().flat_map(|element| &element.exprs);
+    let added = |expr: &Expr| match expr {
+        Expr::Dynset {
+            set: name, exprs, ..
+        } => *name == set.name && exprs.iter().any(is_connlimit),
+        _ => false,
+    };
+    set.obj_type == Some(CONNLIMIT)
+        || set.exprs.iter().chain(of_elements).any(is_connlimit)
+        || set.flags & Set::EVAL != 0 && expressions(table).any(added)
 }

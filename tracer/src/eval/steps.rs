@@ -134,19 +134,15 @@ impl Program {
                         };
                         let span = Span { word: 0, len: *len };
                         registers.load_open(span, &opened, reason.clone());
-                        return self
+                        let did = self
                             .lookup_part(&way.before, registers, *set, span, (None, false, *invert))
                             .unwrap_or(Did::Unknown(reason));
+                        return counted(!invert && self.counts(*set), reader, did);
                     }
                 };
-                self.lookup(
-                    registers,
-                    *set,
-                    Ok(key.padded(usize::from(*len))),
-                    None,
-                    false,
-                    *invert,
-                )
+                let key = Ok(key.padded(usize::from(*len)));
+                let did = self.lookup(registers, *set, key, None, false, *invert);
+                counted(!invert && self.counts(*set), reader, did)
             }
             Op::Lookup {
                 set,
@@ -160,18 +156,27 @@ impl Program {
                 if key.is_err()
                     && let Some(did) = self.lookup_part(&way.before, registers, *set, *from, with)
                 {
-                    return did;
+                    return counted(!invert && self.counts(*set), reader, did);
                 }
                 let key = key.as_deref().map_err(Clone::clone);
-                self.lookup(registers, *set, key, *to, *verdict, *invert)
+                let did = self.lookup(registers, *set, key, *to, *verdict, *invert);
+                counted(!invert && self.counts(*set), reader, did)
             }
-            Op::ObjectMap { set, from } => self.object_map(registers, *set, *from),
+            Op::ObjectMap { set, from } => {
+                let did = self.object_map(registers, *set, *from);
+                counted(self.counts(*set), reader, did)
+            }
             Op::Dynset {
                 set,
                 from,
                 invert,
                 stateful,
-            } => self.dynset(registers, *set, *from, *invert, stateful.as_deref()),
+                counts,
+            } => {
+                let did = self.dynset(registers, *set, *from, *invert, stateful.as_deref());
+                // Unless there is no room for the element, or it was put there without a counter.
+                counted(*counts, reader, did)
+            }
             Op::Write { field, from } => {
                 let value = match from {
                     Some(span) => match registers.get(*span) {
@@ -354,6 +359,8 @@ pub(super) enum Did {
     On,
     Miss,
     Unknown(Reason),
+    /// It goes on, or not, or drops the packet.
+    OrDrops(Reason),
     /// It goes on, or not, by the answer; without one as with [`Did::Unknown`].
     Asks(Question, Reason),
     Verdict(Decided),
@@ -366,6 +373,21 @@ pub(super) enum Did {
 impl Did {
     pub(super) fn hold(holds: bool) -> Self {
         if holds { Self::On } else { Self::Miss }
+    }
+}
+
+/// What comes of a step that is not known, if it finds an element which may count connections: of a packet that can be none, a drop, too.
+fn counted(counts: bool, reader: &mut Reader<'_>, did: Did) -> Did {
+    const DROP: Decided = Decided::End(Fate::Drop);
+    match did {
+        Did::Unknown(reason) if counts && is_no_connection(reader) => Did::OrDrops(reason),
+        Did::Several(mut verdicts, reason) if counts && is_no_connection(reader) => {
+            if !verdicts.contains(&DROP) {
+                verdicts.push(DROP);
+            }
+            Did::Several(verdicts, reason)
+        }
+        did => did,
     }
 }
 

@@ -122,3 +122,91 @@ fn only_objects_that_use_something_up_break_a_rule() {
         assert_eq!(fates, [Fate::Drop, Fate::Accept], "type {kind}");
     }
 }
+
+/// An expression of elements that counts connections.
+const COUNT: Expr = Expr::Connlimit { count: 5, flags: 1 };
+
+fn add(exprs: Vec<Expr>) -> Expr {
+    Expr::Dynset {
+        set: "s".to_owned(),
+        op: 0,
+        sreg_key: 1,
+        sreg_data: None,
+        timeout: None,
+        flags: 0,
+        exprs,
+    }
+}
+
+/// The rules that can have dropped a packet from 10.1.0.1, the second of which drops whatever comes to it.
+fn dropping(
+    set: Set,
+    first: Vec<Expr>,
+    packet: &Packet<'_>,
+) -> Vec<(Option<u32>, Option<DoubtKind>)> {
+    let mut rule = vec![payload(PayloadBase::Network, 12, 4)];
+    rule.extend(first);
+    rule.push(verdict(1));
+    let chain = chain("in", Some((1, 0, 1)), vec![rule, vec![verdict(0)]]);
+    let outcome = evaluate(&ruleset(vec![table(vec![chain], vec![set])]), packet);
+    let drops = outcome.ends.iter().filter(|end| end.fate.is_drop());
+    drops
+        .map(|end| {
+            (
+                rule_of(end.decision),
+                end.assumed.first().map(|doubt| doubt.kind),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn an_element_that_counts_connections_drops_what_can_be_none() {
+    let addresses = |flags, elements| Set {
+        key_len: 4,
+        ..set(flags, elements)
+    };
+    let filled = || addresses(Set::EVAL, Vec::new());
+    let counting = || Set {
+        exprs: vec![COUNT],
+        ..filled()
+    };
+    let listed = Element {
+        exprs: vec![COUNT],
+        ..element(&[10, 1, 0, 1], 0)
+    };
+    // TCP that ends in the ports.
+    let mut bytes = UDP;
+    bytes[9] = 6;
+    let cut = Packet {
+        bytes: &bytes[..22],
+        len: 22,
+        ..packet()
+    };
+    let rules = || {
+        [
+            ("a rule that counts", filled(), vec![add(vec![COUNT])]),
+            ("a set that counts", counting(), vec![add(Vec::new())]),
+            (
+                "an element that counts",
+                addresses(0, vec![listed.clone()]),
+                vec![lookup(false)],
+            ),
+        ]
+    };
+    let state = Some(DoubtKind::State);
+    let (here, behind) = ((Some(0), state), (Some(1), state));
+    for (what, set, rule) in rules() {
+        assert_eq!(dropping(set, rule, &cut), [here, behind], "{what}");
+    }
+    for (what, set, rule) in rules() {
+        assert_eq!(dropping(set, rule, &packet()), [behind], "{what}");
+    }
+    // Nothing behind it in the rule keeps it from that.
+    let mut only = vec![add(vec![COUNT])];
+    only.push(eq(&[10, 1, 0, 9]));
+    assert_eq!(dropping(filled(), only, &cut)[0], here);
+    let outside = vec![lookup(true)];
+    let elements = vec![listed.clone()];
+    assert_eq!(dropping(addresses(0, elements), outside, &cut), [behind]);
+}
