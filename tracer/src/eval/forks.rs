@@ -198,6 +198,14 @@ impl Walker<'_> {
             if undecided == 0 || reader.has_written(kind) {
                 continue;
             }
+            // What is not untracked has not been untracked.
+            let by_rules = self.hook.writes & kind != 0;
+            if kind == write::CT_STATE
+                && !(reader.is_untracked() && (by_rules || reader.is_untracked_by_kernel()))
+            {
+                state.way.fixed |= kind;
+                continue;
+            }
             let mut other = state.clone();
             other.way.open |= kind;
             other.assume(write::reason(kind));

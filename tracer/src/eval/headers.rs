@@ -39,6 +39,7 @@ pub(super) const ETH_IPV6: u16 = 0x86dd;
 
 /// IP protocol numbers.
 pub(super) const TCP: u8 = 6;
+pub(super) const ICMPV6: u8 = 58;
 pub(super) const UDP: u8 = 17;
 pub(super) const DCCP: u8 = 33;
 pub(super) const SCTP: u8 = 132;

@@ -334,7 +334,8 @@ fn ct(packet: &Packet<'_>, key: u32, direction: Option<u8>) -> Value {
     }
 }
 
-/// Before connection tracking there is no connection, unless the packet comes over the loopback device and has one from its way out.
+/// Before connection tracking there is no connection, unless the packet comes over the loopback device and has one from its way out. Whether a
+/// packet that is untracked later was so already is a matter of the way there: see [`before_untracked`].
 fn ct_early(packet: &Packet<'_>, key: u32, direction: Option<u8>) -> Value {
     match packet.iif {
         Fact::Known(device) if device.name != "lo" && !device.name.is_empty() => {}
@@ -342,14 +343,25 @@ fn ct_early(packet: &Packet<'_>, key: u32, direction: Option<u8>) -> Value {
         Fact::Known(_) | Fact::Unknown if packet.tracking == Tracking::None => {}
         Fact::Known(_) | Fact::Unknown => return ct(packet, key, direction),
     }
-    if packet.tracking == Tracking::Untracked {
-        // By a rule of this hook or by the kernel itself, as for neighbour discovery: before that it was not.
-        return unknown("whether the packet was already untracked is not known");
+    match packet.tracking {
+        Tracking::Untracked => ct(packet, key, direction),
+        _ => before_untracked(key),
     }
+}
+
+/// What is read of the connection of a packet before it is untracked: only one that has none can be (`nft_notrack_eval()`,
+/// net/netfilter/nft_ct.c, v6.18).
+pub(super) fn before_untracked(key: u32) -> Value {
     match key {
         ct_key::STATE => Value::u32(STATE_INVALID),
         _ => Value::Break,
     }
+}
+
+/// Whether connection tracking leaves a packet untracked that it comes by: neighbour discovery and the like
+/// (`nf_conntrack_icmpv6_error()`, net/netfilter/nf_conntrack_proto_icmpv6.c, v6.18).
+pub(super) fn untracks(protocol: u8, kind: u8) -> bool {
+    protocol == headers::ICMPV6 && matches!(kind, 130..=136 | 143)
 }
 
 /// The packet as it was before this hook translated its addresses: destinations at prerouting and output, sources at input and

@@ -120,6 +120,8 @@ pub(super) struct Hook {
     pub(super) unordered: bool,
     /// What its rules may write.
     pub(super) writes: Kinds,
+    /// Connection tracking may untrack packets between its chains.
+    pub(super) untracks: bool,
 }
 
 /// A chain.
@@ -241,8 +243,13 @@ impl Program {
             .map(|chain| chain.rules.len() as u64)
             .sum();
         let mut hooks = std::mem::take(&mut program.hooks);
-        for hook in hooks.values_mut() {
+        for (key, hook) in &mut hooks {
             program.order(hook);
+            hook.untracks = key.pf == IPV6
+                && hook
+                    .bases
+                    .iter()
+                    .any(|base| base.early || base.with_tracking);
             let (chains, _) = program.reachable(hook.bases.iter().map(|base| base.chain));
             hook.writes = chains
                 .iter()

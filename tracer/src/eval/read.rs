@@ -9,7 +9,7 @@ use super::{
     field::{Field, Reason, Value},
     hash::BuildQuick,
     headers::{ETH_IPV6, IPV6},
-    load,
+    load::{self, ct_key, meta_key},
     overlong::Overlong,
     packet::{Moment, Packet},
     world::World,
@@ -260,6 +260,34 @@ impl<'r> Reader<'r> {
         })
     }
 
+    /// Whether the packet is untracked, as far as it shows.
+    pub(super) fn is_untracked(&mut self) -> bool {
+        let state = Field::Ct {
+            key: ct_key::STATE,
+            direction: None,
+        };
+        match self.shown(state) {
+            Value::Unknown(_) => true,
+            state => state == Value::u32(load::STATE_UNTRACKED),
+        }
+    }
+
+    /// Whether connection tracking untracks the packet, if it comes by it on this hook.
+    pub(super) fn is_untracked_by_kernel(&mut self) -> bool {
+        const TYPE: Field = Field::Payload {
+            base: PayloadBase::Transport,
+            offset: 0,
+            len: 1,
+        };
+        let mut first = |field| match self.shown(field) {
+            Value::Bytes(bytes) => bytes.as_slice().first().copied(),
+            Value::Break | Value::Unknown(_) => None,
+        };
+        let protocol = first(Field::Meta(meta_key::L4PROTO));
+        let untracks = |protocol| Some(load::untracks(protocol, first(TYPE)?));
+        protocol.and_then(untracks).unwrap_or(false)
+    }
+
     /// The field that has this number.
     pub(super) fn field(&self, slot: Slot) -> Option<Field> {
         self.fields.list.get(slot.index()).copied()
@@ -506,6 +534,12 @@ impl<'r> Reader<'r> {
             )));
         }
         let open = kind & self.open;
+        if open == write::CT_STATE
+            && let Field::Ct { key, .. } = field
+            && (self.phase.early || !self.is_untracked_by_kernel())
+        {
+            return Some(load::before_untracked(key));
+        }
         (open != 0).then(|| Value::Unknown(write::reason(open)))
     }
 }

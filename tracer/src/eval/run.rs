@@ -213,6 +213,7 @@ impl<'a> Walker<'a> {
             max_rules: MIN_RULES + MAX_ROUNDS * program.rules,
             states: 0,
             volatile: match packet.moment {
+                Moment::Drop if hook.untracks => hook.writes | write::CT_STATE,
                 Moment::Drop => hook.writes,
                 Moment::Entry => 0,
             },
@@ -625,9 +626,20 @@ impl Walker<'_> {
     /// Whether what was taken to be written later has been.
     fn is_written(&self, state: &State, reader: &mut Reader<'_>) -> bool {
         let mut before = state.way.before.clone();
-        (0..Kinds::BITS)
-            .map(|bit| 1 << bit)
-            .all(|kind| state.way.open & kind == 0 || self.is_consistent(&mut before, reader, kind))
+        (0..Kinds::BITS).map(|bit| 1 << bit).all(|kind| {
+            state.way.open & kind == 0
+                || self.is_consistent(&mut before, reader, kind)
+                || kind == write::CT_STATE && self.is_left_to_kernel(state, reader)
+        })
+    }
+
+    /// Whether no rule has untracked the packet, but connection tracking can have done that on this hook.
+    fn is_left_to_kernel(&self, state: &State, reader: &mut Reader<'_>) -> bool {
+        let early = self.base(state).is_some_and(|base| base.early);
+        self.hook.untracks
+            && !early
+            && !reader.has_written(write::CT_STATE)
+            && reader.is_untracked_by_kernel()
     }
 
     /// Whether the last value that was written of this kind can be the one that the packet shows.

@@ -24,7 +24,7 @@ const SECMARK: Kinds = 1 << 3;
 /// The connection's mark.
 const CT_MARK: Kinds = 1 << 4;
 /// Whether it is tracked.
-const CT_STATE: Kinds = 1 << 5;
+pub(super) const CT_STATE: Kinds = 1 << 5;
 /// Those of its bytes that have no kind of their own: addresses and ports among them.
 const BYTES: Kinds = 1 << 6;
 /// TOS or traffic class.

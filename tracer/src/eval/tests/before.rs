@@ -463,3 +463,96 @@ fn a_type_of_service_that_is_set_is_what_the_packet_shows() {
         assert_eq!(found, expected, "{tos:#x}");
     }
 }
+
+/// Rules at prerouting, each of which drops: which of them can have dropped a packet that is untracked then, and what that depends on.
+fn untracked(
+    chains: &[(i32, Vec<Vec<Expr>>)],
+    packet: Packet<'_>,
+) -> Vec<(String, u32, Vec<DoubtKind>)> {
+    let names = ["first", "second"];
+    let chains = names
+        .iter()
+        .zip(chains)
+        .map(|(name, (priority, rules))| chain(name, Some((0, *priority, 1)), rules.clone()));
+    let mut table = table(chains.collect(), Vec::new());
+    table.family = Family::Inet;
+    let outcome = evaluate(
+        &ruleset(vec![table]),
+        &Packet {
+            hook: 0,
+            moment: Moment::Drop,
+            tracking: Tracking::Untracked,
+            ..packet
+        },
+    );
+    assert_eq!(outcome.incomplete, None);
+    let ends = outcome.ends.iter().filter(|end| end.fate.is_drop());
+    ends.map(|end| {
+        let Decision::Rule(rule) = end.decision else {
+            panic!("no rule: {outcome:?}");
+        };
+        let name = names[rule.chain.chain as usize].to_owned();
+        let kinds = end.assumed.iter().map(|doubt| doubt.kind).collect();
+        (name, rule.rule, kinds)
+    })
+    .collect()
+}
+
+#[test]
+fn what_is_untracked_was_so_already_or_had_no_connection() {
+    const INVALID: u32 = 1;
+    const ESTABLISHED: u32 = 2;
+    const UNTRACKED: u32 = 64;
+    let notrack = || vec![Expr::Notrack, verdict(0)];
+    let (sure, either) = (Vec::new, || vec![DoubtKind::Rewritten]);
+    let first = |rule, kinds| ("first".to_owned(), rule, kinds);
+    for priority in [-300, -150] {
+        let by = |rules| untracked(&[(priority, rules)], packet());
+        // It was neither.
+        let found = by(vec![state(ESTABLISHED), notrack()]);
+        assert_eq!(found, [first(1, sure())], "{priority}");
+        // Without a connection it would have been dropped there, and shown as such.
+        let found = by(vec![state(INVALID), notrack()]);
+        assert_eq!(found, [first(1, sure())], "{priority}");
+        // It came like that, or it did not.
+        let found = by(vec![state(UNTRACKED), notrack()]);
+        assert_eq!(found, [first(0, sure()), first(1, either())], "{priority}");
+        // What one rule has seen the next one sees, too.
+        let mut invalid = state(INVALID);
+        invalid.insert(2, Expr::Notrack);
+        invalid[3] = verdict(1);
+        let found = by(vec![state(UNTRACKED), invalid, state(UNTRACKED)]);
+        assert_eq!(found, [first(0, sure())], "{priority}");
+        let found = by(vec![vec![Expr::Notrack], state(UNTRACKED)]);
+        assert_eq!(found, [first(1, sure())], "{priority}");
+    }
+}
+
+#[test]
+fn connection_tracking_leaves_neighbour_discovery_untracked() {
+    const UNTRACKED: u32 = 64;
+    let mut bytes = [0; 48];
+    bytes[0] = 0x60;
+    bytes[5] = 8;
+    bytes[6] = 58;
+    let mut of = |kind, priority| {
+        bytes[40] = kind;
+        let packet = Packet {
+            bytes: &bytes,
+            len: 48,
+            pf: 10,
+            protocol: 0x86dd,
+            ..packet()
+        };
+        let late = vec![vec![verdict(0)]];
+        let chains = [(priority, vec![state(UNTRACKED)]), (0, late)];
+        let found = untracked(&chains, packet).into_iter();
+        found.map(|(chain, ..)| chain).collect::<Vec<_>>()
+    };
+    // Behind connection tracking, the state that it shows.
+    assert_eq!(of(135, -150), ["first"]);
+    // Before, it may have come like that.
+    assert_eq!(of(135, -300), ["first", "second"]);
+    // An echo request must have.
+    assert_eq!(of(128, -300), ["first"]);
+}
