@@ -91,6 +91,7 @@ impl Event {
         (event.rule, event.policy) = (None, None);
         event.evidence.confidence = Confidence::Unknown;
         event.evidence.candidates.clear();
+        event.evidence.doubts.clear();
         Self::Log(event)
     }
 

@@ -57,9 +57,9 @@ fn main() -> Result<ExitCode> {
     let seconds = started.elapsed().as_secs_f64();
     let rate = report.packets as f64 / seconds;
     println!("seed {}, {seconds:.1} s, {rate:.0} packets/s", options.seed);
-    Ok(if report.wrong() == 0 {
-        ExitCode::SUCCESS
-    } else {
+    Ok(if report.fails() {
         ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     })
 }

@@ -90,9 +90,13 @@ pub fn compare(truths: &[Truth], events: &[DropEvent], rules: &Rules, cut: &Cut)
     }
     for event in left {
         // Defragmentation and conntrack drop, too: no trace has that.
-        let ambiguous = event.evidence.confidence == Confidence::Ambiguous;
-        let (grade, why) = if is_hotdrop(event, rules, cut) && ambiguous {
-            (Grade::Ambiguous, Vec::new())
+        let several = match event.evidence.confidence {
+            Confidence::Ambiguous => Some(Grade::Ambiguous),
+            Confidence::Unknown => Some(Grade::Unknown),
+            _ => None,
+        };
+        let (grade, why) = if let (true, Some(grade)) = (is_hotdrop(event, rules, cut), several) {
+            (grade, Vec::new())
         } else if names_nothing(event, cut) || is_hotdrop(event, rules, cut) {
             (Grade::Right, Vec::new())
         } else {
@@ -242,7 +246,9 @@ fn grade(
                 why,
             )
         }
-        Confidence::Ambiguous => {
+        confidence @ (Confidence::Ambiguous | Confidence::Unknown)
+            if confidence == Confidence::Ambiguous || !event.evidence.candidates.is_empty() =>
+        {
             let found = event.evidence.candidates.iter().any(|candidate| {
                 let by = match candidate {
                     Candidate::Rule(rule) => (Some(&**rule), None),
@@ -253,16 +259,14 @@ fn grade(
             if !found {
                 why.push("it is none of the candidates".into());
             }
-            (
-                if why.is_empty() {
-                    Grade::Ambiguous
-                } else {
-                    Grade::Wrong
-                },
-                why,
-            )
+            let grade = match confidence {
+                _ if !why.is_empty() => Grade::Wrong,
+                Confidence::Ambiguous => Grade::Ambiguous,
+                _ => Grade::Unknown,
+            };
+            (grade, why)
         }
-        Confidence::Engine | Confidence::Unknown => (
+        _ => (
             if why.is_empty() {
                 Grade::Unknown
             } else {
@@ -314,13 +318,46 @@ fn differences(
     why
 }
 
+/// Events for the tests of what judges them.
+#[cfg(test)]
+pub(super) mod sample {
+    use fwtrace::event::{DropEvent, Event};
+    use serde_json::{Value, json};
+
+    pub(in crate::oracle) const PORTS: (u16, u16) = (5000, 80);
+
+    pub(in crate::oracle) fn rule(handle: u64, number: u32) -> Value {
+        json!({"family": "inet", "table": "t", "chain": "in", "base_chain": "in",
+               "number": number, "handle": handle, "text": null})
+    }
+
+    /// An event about a packet to port 80, by rule 1, with `change` on top.
+    pub(in crate::oracle) fn event(change: &Value) -> DropEvent {
+        let mut event = json!({
+            "v": 1, "type": "drop", "time": "2026-11-22T14:03:41Z", "verdict": "drop",
+            "netns": {"inode": 1, "name": null}, "engine": "nftables", "family": "ip",
+            "hook": "input", "reason": "NETFILTER_DROP", "iif": "r0", "oif": null,
+            "packet": {"family": "ipv4", "proto": "udp", "src": "10.1.0.1", "sport": PORTS.0,
+                       "dst": "10.1.0.2", "dport": PORTS.1, "len": 60, "id": 7},
+            "rule": rule(4, 1), "path": null,
+            "evidence": {"source": "kernel-stack", "confidence": "exact", "candidates": []},
+            "conntrack": null, "process": null, "count": 1
+        });
+        for (key, value) in change.as_object().unwrap() {
+            event[key] = value.clone();
+        }
+        match Event::from_json(&event.to_string()).unwrap() {
+            Event::Drop(event) => *event,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fwtrace::event::Event;
+    use crate::oracle::compare::sample::{PORTS, event, rule};
     use serde_json::{Value, json};
-
-    const PORTS: (u16, u16) = (5000, 80);
 
     fn truth(by: By) -> Truth {
         Truth {
@@ -354,32 +391,6 @@ mod tests {
             (place(By::Policy), known(0)),
         ]
         .into()
-    }
-
-    fn rule(handle: u64, number: u32) -> Value {
-        json!({"family": "inet", "table": "t", "chain": "in", "base_chain": "in",
-               "number": number, "handle": handle, "text": null})
-    }
-
-    /// An event about the packet of [`truth`], by rule 1, with `change` on top.
-    fn event(change: &Value) -> DropEvent {
-        let mut event = json!({
-            "v": 1, "type": "drop", "time": "2026-11-22T14:03:41Z", "verdict": "drop",
-            "netns": {"inode": 1, "name": null}, "engine": "nftables", "family": "ip",
-            "hook": "input", "reason": "NETFILTER_DROP", "iif": "r0", "oif": null,
-            "packet": {"family": "ipv4", "proto": "udp", "src": "10.1.0.1", "sport": PORTS.0,
-                       "dst": "10.1.0.2", "dport": PORTS.1, "len": 60, "id": 7},
-            "rule": rule(4, 1), "path": null,
-            "evidence": {"source": "kernel-stack", "confidence": "exact", "candidates": []},
-            "conntrack": null, "process": null, "count": 1
-        });
-        for (key, value) in change.as_object().unwrap() {
-            event[key] = value.clone();
-        }
-        match Event::from_json(&event.to_string()).unwrap() {
-            Event::Drop(event) => *event,
-            other => panic!("{other:?}"),
-        }
     }
 
     fn grades(truths: &[Truth], events: &[DropEvent]) -> Vec<Grade> {
@@ -417,6 +428,18 @@ mod tests {
         let (right, other) = (json!({"rule": rule(4, 1)}), json!({"rule": rule(5, 2)}));
         assert_eq!(one(&evidence(&[other.clone(), right])), Grade::Ambiguous);
         assert_eq!(one(&evidence(&[other])), Grade::Wrong);
+    }
+
+    #[test]
+    fn candidates_of_what_is_not_known_must_have_the_right_one() {
+        let evidence = |candidates: &[Value]| {
+            json!({"rule": null, "evidence": {"source": "evaluator", "confidence": "unknown",
+                   "candidates": candidates}})
+        };
+        let (right, other) = (json!({"rule": rule(4, 1)}), json!({"rule": rule(5, 2)}));
+        assert_eq!(one(&evidence(&[other.clone(), right])), Grade::Unknown);
+        assert_eq!(one(&evidence(&[other])), Grade::Wrong);
+        assert_eq!(one(&evidence(&[])), Grade::Unknown);
     }
 
     #[test]

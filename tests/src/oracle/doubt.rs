@@ -5,7 +5,7 @@ use fwtrace::event::{DoubtKind, EvidenceSource};
 use crate::oracle::case::Case;
 use crate::oracle::compare::{Answer, Grade};
 
-/// What an ambiguous answer depends on: the first of these kinds that it names.
+/// What an answer that is one of several depends on: the first of these kinds that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// One of the kinds that fwtrace knows.
@@ -30,13 +30,12 @@ impl Doubt {
     }
 }
 
-/// What an answer depends on; `None`: it is not ambiguous.
+/// What an answer depends on; `None`: it is not one of several.
 pub fn of(answer: &Answer) -> Option<Doubt> {
-    if answer.grade != Grade::Ambiguous {
-        return None;
-    }
-    if answer.source != Some(EvidenceSource::Evaluator) {
-        return Some(Doubt::Counters);
+    match (answer.grade, answer.source) {
+        (Grade::Ambiguous | Grade::Unknown, Some(EvidenceSource::Evaluator)) => {}
+        (Grade::Ambiguous, _) => return Some(Doubt::Counters),
+        _ => return None,
     }
     let doubts = answer.event.iter().flat_map(|e| &e.evidence.doubts);
     let kinds: Vec<DoubtKind> = doubts.map(|doubt| doubt.kind).collect();
@@ -52,13 +51,17 @@ pub fn of(answer: &Answer) -> Option<Doubt> {
 
 /// Whether the case has nothing of the kind that the answer names.
 pub fn is_unfounded(case: &Case, answer: &Answer) -> bool {
-    match of(answer) {
-        None | Some(Doubt::Counters) => false,
+    match (of(answer), answer.grade) {
+        (None | Some(Doubt::Counters), _) => false,
         // The order of chains is read from the kernel, and all that the rules and packets of the harness have can be known.
-        Some(Doubt::Unsaid | Doubt::Of(DoubtKind::Order | DoubtKind::Missing)) => true,
+        (Some(Doubt::Unsaid | Doubt::Of(DoubtKind::Order | DoubtKind::Missing)), _) => true,
         // The second at which a rule ran is a state, too.
-        Some(Doubt::Of(DoubtKind::State)) => !case.stateful && !has(case, &TIME),
-        Some(Doubt::Of(DoubtKind::Rewritten)) => !case.stateful,
+        (Some(Doubt::Of(DoubtKind::State)), Grade::Ambiguous) => {
+            !case.stateful && !has(case, &TIME)
+        }
+        (Some(Doubt::Of(DoubtKind::Rewritten)), Grade::Unknown) => !case.stateful,
+        // Only a state makes an answer ambiguous, and whatever depends on one is.
+        (Some(Doubt::Of(DoubtKind::State | DoubtKind::Rewritten)), _) => true,
     }
 }
 
@@ -69,4 +72,50 @@ const TIME: [&str; 4] = ["-m time", "meta time", "meta day", "meta hour"];
 fn has(case: &Case, matches: &[&str]) -> bool {
     let mut texts = case.steps.iter().map(|step| &step.text);
     texts.any(|text| matches.iter().any(|one| text.contains(one)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::compare::sample;
+    use serde_json::json;
+
+    fn case(stateful: bool) -> Case {
+        let case =
+            json!({"name": "", "stateful": stateful, "opening": [], "rulesets": [], "packets": []});
+        Case::from_json(&case).unwrap()
+    }
+
+    fn unfounded(stateful: bool, grade: Grade, kinds: &[&str]) -> bool {
+        let doubts = kinds.iter().map(|kind| json!({"kind": kind, "text": ""}));
+        let evidence = json!({"source": "evaluator", "confidence": "unknown", "candidates": [],
+            "doubts": doubts.collect::<Vec<_>>()});
+        let event = sample::event(&json!({"rule": null, "evidence": evidence}));
+        let answer = Answer {
+            grade,
+            engine: event.engine,
+            source: Some(event.evidence.source),
+            why: Vec::new(),
+            truth: None,
+            event: Some(event),
+        };
+        is_unfounded(&case(stateful), &answer)
+    }
+
+    #[test]
+    fn a_state_makes_answers_ambiguous_and_what_rules_rewrite_unknown() {
+        let (ambiguous, unknown) = (Grade::Ambiguous, Grade::Unknown);
+        assert!(!unfounded(true, ambiguous, &["state"]));
+        assert!(!unfounded(true, ambiguous, &["rewritten", "state"]));
+        assert!(unfounded(false, ambiguous, &["state"]));
+        assert!(unfounded(true, ambiguous, &["rewritten"]));
+        assert!(!unfounded(true, unknown, &["rewritten"]));
+        assert!(unfounded(false, unknown, &["rewritten"]));
+        assert!(unfounded(true, unknown, &["state"]));
+        for grade in [ambiguous, unknown] {
+            for kinds in [&["order"][..], &["missing"], &[]] {
+                assert!(unfounded(true, grade, kinds), "{grade:?} {kinds:?}");
+            }
+        }
+    }
 }

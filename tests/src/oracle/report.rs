@@ -61,7 +61,9 @@ pub struct Report {
     pub lost: u64,
     /// Ambiguous answers, by what they depend on.
     pub ambiguous: BTreeMap<&'static str, usize>,
-    /// Those that should not be.
+    /// Unknown answers that have candidates, likewise.
+    pub unknown: BTreeMap<&'static str, usize>,
+    /// Those of both that should not be.
     pub unfounded: usize,
     /// Answers made wrong on purpose.
     pub falsified: usize,
@@ -84,7 +86,11 @@ impl Report {
                 .or_default();
             row.add(answer.grade);
             if let Some(doubt) = doubt::of(answer) {
-                *self.ambiguous.entry(doubt.as_str()).or_default() += 1;
+                let all = match answer.grade {
+                    Grade::Unknown => &mut self.unknown,
+                    _ => &mut self.ambiguous,
+                };
+                *all.entry(doubt.as_str()).or_default() += 1;
             }
             if doubt::is_unfounded(case, answer) {
                 self.unfounded += 1;
@@ -95,6 +101,24 @@ impl Report {
     /// Answers that are wrong, and cases without a judgement.
     pub fn wrong(&self) -> usize {
         self.rows.values().map(|c| c.wrong).sum::<usize>() + self.failed + self.unfounded
+    }
+
+    /// Sources that know too little, with their answers and those that are unknown: one in a hundred, or more.
+    pub fn ignorant(&self) -> Vec<(&'static str, usize, usize)> {
+        let mut sources: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for ((_, source), counts) in &self.rows {
+            let (drops, unknown) = sources.entry(source).or_default();
+            *drops += counts.drops;
+            *unknown += counts.unknown;
+        }
+        let all = sources.into_iter().map(|(source, (d, u))| (source, d, u));
+        all.filter(|(_, drops, unknown)| *unknown > 0 && unknown * 100 >= *drops)
+            .collect()
+    }
+
+    /// Whether the run fails.
+    pub fn fails(&self) -> bool {
+        self.wrong() > 0 || !self.ignorant().is_empty()
     }
 
     /// The table, in Markdown.
@@ -112,16 +136,23 @@ impl Report {
                 c.drops, c.right, c.ambiguous, c.unknown, c.wrong
             );
         }
-        if !self.ambiguous.is_empty() {
-            let each = self.ambiguous.iter().map(|(kind, n)| format!("{kind} {n}"));
-            let each: Vec<String> = each.collect();
-            let _ = writeln!(text, "\nambiguous for: {}", each.join(", "));
+        for (grade, kinds) in [("ambiguous", &self.ambiguous), ("unknown", &self.unknown)] {
+            let each: Vec<String> = kinds.iter().map(|(k, n)| format!("{k} {n}")).collect();
+            if !each.is_empty() {
+                let _ = writeln!(text, "\n{grade} for: {}", each.join(", "));
+            }
         }
         if self.unfounded > 0 {
             let _ = writeln!(
                 text,
-                "\nambiguous without anything of that kind in the rulesets: {}",
+                "\nambiguous or unknown without anything of that kind in the rulesets: {}",
                 self.unfounded
+            );
+        }
+        for (source, drops, unknown) in self.ignorant() {
+            let _ = writeln!(
+                text,
+                "\ntoo much is unknown: {unknown} of {drops} drops by {source}"
             );
         }
         if self.lost > 0 {
@@ -143,7 +174,7 @@ pub fn is_kept(case: &Case, outcome: &Outcome) -> bool {
     outcome.answers.iter().any(|a| is_kept_answer(case, a))
 }
 
-/// Whether an answer must be looked at: also one that is ambiguous for something that could be known.
+/// Whether an answer must be looked at: also one that depends on something that could be known.
 pub fn is_kept_answer(case: &Case, answer: &Answer) -> bool {
     let state = matches!(
         doubt::of(answer),
@@ -195,4 +226,39 @@ fn write(dir: &Path, case: &Case, json: &Value) -> Result<PathBuf> {
     let path = dir.join(format!("{}.json", case.name));
     std::fs::write(&path, serde_json::to_string_pretty(json)? + "\n")?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_fails_where_one_drop_in_a_hundred_is_unknown() {
+        let row = |drops, unknown| Counts {
+            drops,
+            unknown,
+            ..Counts::default()
+        };
+        let report = |rows: &[(&'static str, &'static str, Counts)]| Report {
+            rows: rows.iter().map(|(e, s, c)| ((*e, *s), *c)).collect(),
+            ..Report::default()
+        };
+        let few = [
+            ("nftables", "evaluator", row(1, 1)),
+            ("iptables-nft", "evaluator", row(100, 0)),
+        ];
+        assert!(!report(&few).fails());
+        let many = [
+            ("nftables", "evaluator", row(1, 1)),
+            ("iptables-nft", "evaluator", row(99, 0)),
+            ("nftables", "trace", row(1000, 0)),
+        ];
+        assert_eq!(report(&many).ignorant(), [("evaluator", 100, 1)]);
+        assert!(report(&many).fails() && report(&many).wrong() == 0);
+        assert!(
+            report(&many)
+                .table()
+                .contains("1 of 100 drops by evaluator")
+        );
+    }
 }

@@ -114,6 +114,8 @@ pub(super) struct Ends {
     pub(super) other: bool,
     /// What decides which of these it is.
     pub(super) doubts: Vec<Doubt>,
+    /// What decides whether it was this rule that logged it.
+    pub(super) way: Vec<Doubt>,
     /// There may be more.
     pub(super) incomplete: Option<Reason>,
 }
@@ -235,6 +237,7 @@ impl Evaluator {
             let every: Vec<&End> = logged.outcome.ends.iter().collect();
             let mut ends = Ends {
                 doubts: doubts(&every),
+                way: said(&logged.way),
                 incomplete: logged.outcome.incomplete,
                 ..Ends::default()
             };
@@ -300,8 +303,13 @@ fn newest(place: &Place<'_>) -> Stamp {
 
 /// What the ends rest on, each once.
 fn doubts(ends: &[&End]) -> Vec<Doubt> {
+    said(ends.iter().flat_map(|end| &end.assumed))
+}
+
+/// Reasons as events have them, each once.
+fn said<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> Vec<Doubt> {
     let mut doubts = Vec::new();
-    for reason in ends.iter().flat_map(|end| &end.assumed) {
+    for reason in reasons {
         let doubt = Doubt {
             kind: reason.kind,
             text: reason.text.as_ref().into(),

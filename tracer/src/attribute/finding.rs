@@ -118,7 +118,8 @@ impl Finding {
                     self.engine = first.engine;
                 }
                 let candidates = named.into_iter().map(|named| named.what).collect();
-                self.evidence = computed(Confidence::Ambiguous, candidates, doubts);
+                let confidence = Confidence::of_several(&doubts);
+                self.evidence = computed(confidence, candidates, doubts);
             }
             _ => self.evidence.candidates = candidates,
         }
@@ -140,7 +141,7 @@ mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
-    use crate::kernel::symbols::Symbols;
+    use crate::{event::DoubtKind, kernel::symbols::Symbols};
 
     #[test]
     fn with_candidates_of_ip_tables_nobody_knows_that_it_was_conntrack() {
@@ -159,16 +160,57 @@ mod tests {
         );
         let mut both = Finding::none(Engine::IptablesLegacy, &locations, &record);
         both.evidence.confidence = Confidence::Ambiguous;
-        both.evidence.candidates = vec![Candidate::Policy(Arc::new(PolicyRef {
-            family: crate::event::Family::Ip,
-            table: "raw".into(),
-            chain: "OUTPUT".into(),
-            rules: Some(0),
-            none_matched: None,
-        }))];
+        both.evidence.candidates = vec![policy("raw")];
         let why = both.by_conntrack(told(), &locations, &record);
         assert_eq!(both.engine, Engine::Other);
         assert_eq!(both.evidence.confidence, Confidence::Engine);
         assert!(why.contains("or conntrack itself"), "{why}");
+    }
+
+    fn policy(table: &str) -> Candidate {
+        Candidate::Policy(Arc::new(PolicyRef {
+            family: crate::event::Family::Ip,
+            table: table.into(),
+            chain: "in".into(),
+            rules: Some(0),
+            none_matched: None,
+        }))
+    }
+
+    #[test]
+    fn one_of_several_is_ambiguous_for_a_state_and_else_unknown() {
+        let locations = Locations::new(Symbols::default(), &[]);
+        let candidates = vec![policy("a"), policy("b")];
+        let considered = |kinds: &[DoubtKind]| {
+            let named = candidates.iter().map(|what| Named {
+                what: what.clone(),
+                engine: Engine::Nftables,
+                reject: false,
+                priority: Some(0),
+            });
+            let doubt = |kind: &DoubtKind| Doubt {
+                kind: *kind,
+                text: kind.as_str().into(),
+            };
+            let doubts: Vec<Doubt> = kinds.iter().map(doubt).collect();
+            let mut finding = Finding::none(Engine::Other, &locations, &Record::new_zeroed());
+            finding.consider(Opinion {
+                answer: Said::Ambiguous(named.collect(), doubts.clone()),
+                way: Way::default(),
+                disagreement: None,
+            });
+            assert_eq!(finding.engine, Engine::Nftables);
+            assert_eq!(finding.exact(), None);
+            assert_eq!(finding.evidence.source, EvidenceSource::Evaluator);
+            assert_eq!(finding.evidence.candidates, candidates);
+            assert_eq!(finding.evidence.doubts, doubts);
+            finding.evidence.confidence
+        };
+        use DoubtKind::{Missing, Order, Rewritten, State};
+        assert_eq!(considered(&[State]), Confidence::Ambiguous);
+        assert_eq!(considered(&[Rewritten, State]), Confidence::Ambiguous);
+        for kind in [Rewritten, Order, Missing] {
+            assert_eq!(considered(&[kind]), Confidence::Unknown, "{kind:?}");
+        }
     }
 }

@@ -100,7 +100,7 @@ impl Fate {
             (_, accept) => Self {
                 verdict: if accept { Verdict::Unknown } else { dropped },
                 by: None,
-                confidence: Confidence::Ambiguous,
+                confidence: Confidence::of_several(&ends.doubts),
                 candidates: ends.drops.into_iter().map(|named| named.what).collect(),
                 doubts: ends.doubts,
                 engine,
@@ -252,8 +252,12 @@ impl LoggedPackets {
         if ends.is_empty() && !found.is_empty() {
             log::info!("a packet was logged by a rule that it cannot have come to");
         }
+        let several = ends.len() > 1;
         let mut all: Option<Ends> = None;
-        for (_, ends) in ends {
+        for (_, mut ends) in ends {
+            if several {
+                ends.doubts.append(&mut ends.way);
+            }
             let Some(all) = &mut all else {
                 all = Some(ends);
                 continue;

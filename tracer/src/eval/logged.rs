@@ -45,6 +45,16 @@ pub(super) struct Start {
     pub(super) base: usize,
     pub(super) stack: Vec<Place>,
     pub(super) bound: bool,
+    /// What it took to come there.
+    pub(super) assumed: Vec<Reason>,
+}
+
+impl Start {
+    /// Whether the same follows from both.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let key = |start: &Self| (start.order, start.base, start.bound);
+        key(self) == key(other) && self.stack == other.stack
+    }
 }
 
 /// What is special about a walk because of a log.
@@ -114,6 +124,11 @@ impl Program {
             if starts.is_empty() {
                 continue;
             }
+            for reason in starts.iter().flat_map(|start| &start.assumed) {
+                if !logged.way.contains(reason) {
+                    logged.way.push(reason.clone());
+                }
+            }
             let after = at(Moment::Entry);
             let mut reader = Reader::new(&self.fields, &after, world);
             let from = Logging::From(point, starts);
@@ -143,6 +158,8 @@ pub struct Logged {
     pub outcome: Outcome,
     /// The base chains that it can have come by.
     pub bases: Vec<ChainId>,
+    /// What had to be so for it to come to the rule that logged it: settled, unless another rule can have logged it instead.
+    pub way: Vec<Reason>,
 }
 
 impl Outcome {

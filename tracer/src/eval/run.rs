@@ -494,7 +494,11 @@ impl Walker<'_> {
         let mut state = state.clone();
         let before = steps.start..self.program.behind(steps, point.expr);
         let mut registers = Registers::new();
-        let ended = self.steps(&mut state, reader, &mut registers, &mut None, before);
+        let mut pending = None;
+        let ended = self.steps(&mut state, reader, &mut registers, &mut pending, before);
+        if let Some(pending) = pending {
+            state.assume(pending.why);
+        }
         let comes =
             !matches!(ended, Ended::Missed | Ended::Impossible) && self.is_written(&state, reader);
         reader.set_writes(writes);
@@ -504,8 +508,9 @@ impl Walker<'_> {
                 base: state.base,
                 stack: state.stack,
                 bound: state.way.bound,
+                assumed: state.assumed,
             };
-            if !starts.contains(&start) {
+            if !starts.iter().any(|known| known.is_like(&start)) {
                 starts.push(start);
             }
         }

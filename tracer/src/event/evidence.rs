@@ -13,9 +13,9 @@ pub struct Evidence {
     pub source: EvidenceSource,
     /// How sure.
     pub confidence: Confidence,
-    /// With [`Confidence::Ambiguous`], the rules that it can have been.
+    /// With [`Confidence::Ambiguous`], the rules that it can have been; with [`Confidence::Unknown`], if so much is known.
     pub candidates: Vec<Candidate>,
-    /// With [`Confidence::Ambiguous`] of [`EvidenceSource::Evaluator`], what is not known and decides which of them it was.
+    /// With candidates of [`EvidenceSource::Evaluator`] and [`EvidenceSource::Nflog`], what is not known and decides which of them it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<Doubt>,
     /// The function that freed the packet, `symbol+0xoffset`, where the source is the engine.
@@ -158,7 +158,8 @@ pub enum Confidence {
     Exact,
     /// Computed from the ruleset and the packet.
     Computed,
-    /// One of the candidates.
+    /// One of the candidates, and what decides is no part of the packet or the ruleset: what other packets did, chance, the counters
+    /// of iptables-legacy.
     Ambiguous,
     /// The engine only.
     Engine,
@@ -167,6 +168,14 @@ pub enum Confidence {
 }
 
 impl Confidence {
+    /// Of an answer that is one of several for these doubts: a state decides, or what the evaluator would have to know and does not.
+    pub(crate) fn of_several(doubts: &[Doubt]) -> Self {
+        match doubts.iter().any(|doubt| doubt.kind == DoubtKind::State) {
+            true => Self::Ambiguous,
+            false => Self::Unknown,
+        }
+    }
+
     /// The word of the JSON contract.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -141,6 +141,8 @@ fn every_event_survives_the_round_trip() {
     let rule = ambiguous.rule.take().unwrap();
     ambiguous.evidence.confidence = Confidence::Ambiguous;
     ambiguous.evidence.candidates = vec![Candidate::Rule(rule.clone())];
+    let mut unknown = ambiguous.clone();
+    unknown.evidence.confidence = Confidence::Unknown;
     ambiguous.process = Some(Process {
         pid: 12,
         comm: "curl".into(),
@@ -149,6 +151,7 @@ fn every_event_survives_the_round_trip() {
     let events = [
         Event::Drop(Box::new(drop_event())),
         Event::Drop(Box::new(ambiguous)),
+        Event::Drop(Box::new(unknown)),
         Event::Log(Box::new(logged(Verdict::Accept))),
         Event::Log(Box::new(logged(Verdict::Unknown))),
         Event::Lost(Lost {

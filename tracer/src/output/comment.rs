@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::text::{Clean, PolicyName, RuleName, by};
-use crate::event::{Candidate, Confidence, DropEvent, Engine, Verdict};
+use crate::event::{Candidate, DropEvent, Engine, Verdict};
 
 /// `DROP by inet t sub rule 1 (handle 3): tcp dport 80 drop | ct new | kernel-stack, exact`.
 #[must_use]
@@ -35,12 +35,10 @@ fn write(line: &mut String, drop: &DropEvent) -> fmt::Result {
     let evidence = &drop.evidence;
     let (source, confidence) = (evidence.source.as_str(), evidence.confidence.as_str());
     write!(line, " | {source}, {confidence}")?;
-    if evidence.confidence == Confidence::Ambiguous {
-        for candidate in &evidence.candidates {
-            match candidate {
-                Candidate::Rule(rule) => write!(line, " | or {}", RuleName(rule))?,
-                Candidate::Policy(policy) => write!(line, " | or {}", PolicyName(policy))?,
-            }
+    for candidate in &evidence.candidates {
+        match candidate {
+            Candidate::Rule(rule) => write!(line, " | or {}", RuleName(rule))?,
+            Candidate::Policy(policy) => write!(line, " | or {}", PolicyName(policy))?,
         }
     }
     if let Some(why) = &drop.why {

@@ -139,42 +139,97 @@ fn gone_rule() {
     );
 }
 
-#[test]
-fn ambiguous_names_every_candidate() {
+/// One of two, for a limit or for a mark that a rule has changed.
+fn one_of_two(confidence: Confidence) -> DropEvent {
     let mut drop = drop_event();
     let first = drop.rule.take().unwrap();
     let second = policy(2, None).policy.unwrap();
+    let (kind, text) = match confidence {
+        Confidence::Ambiguous => (DoubtKind::State, "how many tokens the limit has left"),
+        _ => (DoubtKind::Rewritten, "a rule changed the mark"),
+    };
+    let text = text.into();
     drop.evidence = Evidence {
         source: EvidenceSource::Evaluator,
-        confidence: Confidence::Ambiguous,
+        confidence,
         candidates: vec![Candidate::Rule(first), Candidate::Policy(second)],
-        doubts: vec![Doubt {
-            kind: DoubtKind::State,
-            text: "how many tokens the limit has left".into(),
-        }],
+        doubts: vec![Doubt { kind, text }],
         location: None,
         decided_by: None,
         disagreement: None,
     };
-    let out = lines(&options(), drop.clone());
-    assert!(
-        out.contains("by nftables input, one of 2 candidates (evaluator evidence)  ct new\n"),
-        "{out}"
-    );
-    assert!(out.contains("\n                    inet t sub rule 1 (handle 3): tcp dport 80 counter drop comment \"block web\"\n"), "{out}");
-    assert!(
-        out.ends_with("\n                    inet fw forward policy drop\n"),
-        "{out}"
-    );
-    let verbose = Options {
-        verbosity: 1,
-        ..options()
+    drop
+}
+
+#[test]
+fn ambiguous_and_unknown_name_every_candidate() {
+    for (confidence, by, doubt) in [
+        (
+            Confidence::Ambiguous,
+            "by nftables input, one of 2 candidates (evaluator evidence)  ct new\n",
+            "how many tokens the limit has left",
+        ),
+        (
+            Confidence::Unknown,
+            "by nftables input (rule not known: one of 2 candidates, evaluator evidence)  ct new\n",
+            "a rule changed the mark",
+        ),
+    ] {
+        let drop = one_of_two(confidence);
+        let out = lines(&options(), drop.clone());
+        assert!(out.contains(by), "{out}");
+        assert!(out.contains("\n                    inet t sub rule 1 (handle 3): tcp dport 80 counter drop comment \"block web\"\n"), "{out}");
+        assert!(
+            out.ends_with("\n                    inet fw forward policy drop\n"),
+            "{out}"
+        );
+        let verbose = Options {
+            verbosity: 1,
+            ..options()
+        };
+        let out = lines(&verbose, drop.clone());
+        let doubt = format!("\n                    not known: {doubt}\n");
+        assert!(out.contains(&doubt), "{out}");
+        let comment = comment(&drop);
+        let all = format!(
+            " | evaluator, {} | or inet t sub rule 1 (handle 3) | or inet fw forward policy drop",
+            confidence.as_str()
+        );
+        assert!(comment.contains(&all), "{comment}");
+    }
+}
+
+#[test]
+fn a_log_says_who_may_have_dropped_the_packet() {
+    let line = |confidence, candidates: usize| {
+        let mut log = one_of_two(confidence);
+        log.verdict = Verdict::Unknown;
+        log.evidence.source = EvidenceSource::Nflog;
+        log.evidence.candidates.truncate(candidates);
+        let out = shown(&options(), false, &[Event::Log(Box::new(log))]).0;
+        let line = out.lines().next().unwrap_or_default();
+        let (_, told) = line.split_once("SYN len 60 ").unwrap();
+        told.trim().to_owned()
     };
-    let out = lines(&verbose, drop);
-    assert!(
-        out.contains("\n                    not known: how many tokens the limit has left\n"),
-        "{out}"
-    );
+    for (confidence, candidates, told) in [
+        (
+            Confidence::Ambiguous,
+            1,
+            "let pass at input, or dropped by the candidate (ambiguous)  ct new",
+        ),
+        (
+            Confidence::Unknown,
+            2,
+            "let pass at input, or dropped by one of 2 candidates (not known)  ct new",
+        ),
+        (
+            Confidence::Unknown,
+            0,
+            "what became of it at input is not known  ct new",
+        ),
+    ] {
+        assert_eq!(line(confidence, candidates), told);
+    }
 }
 
 #[test]

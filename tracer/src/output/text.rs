@@ -169,18 +169,16 @@ impl Text {
             below(line);
             write!(line, "{}", Clean(why))?;
         }
-        if drop.evidence.confidence == Confidence::Ambiguous {
-            for candidate in &drop.evidence.candidates {
-                below(line);
-                match candidate {
-                    Candidate::Rule(rule) => {
-                        write!(line, "{}", RuleName(rule))?;
-                        if let Some(text) = &rule.text {
-                            write!(line, ": {}", Clean(text))?;
-                        }
+        for candidate in &drop.evidence.candidates {
+            below(line);
+            match candidate {
+                Candidate::Rule(rule) => {
+                    write!(line, "{}", RuleName(rule))?;
+                    if let Some(text) = &rule.text {
+                        write!(line, ": {}", Clean(text))?;
                     }
-                    Candidate::Policy(policy) => write!(line, "{}", PolicyName(policy))?,
                 }
+                Candidate::Policy(policy) => write!(line, "{}", PolicyName(policy))?,
             }
         }
         if self.verbosity > 0 {
@@ -238,6 +236,12 @@ pub(super) fn by(line: &mut String, drop: &DropEvent) -> fmt::Result {
                 drop.evidence.candidates.len(),
                 drop.evidence.source.as_str()
             ),
+            _ if !drop.evidence.candidates.is_empty() => write!(
+                line,
+                " (rule not known: one of {} candidates, {} evidence)",
+                drop.evidence.candidates.len(),
+                drop.evidence.source.as_str()
+            ),
             (_, Engine::Conntrack | Engine::Bpf) => place(line, drop),
             _ if drop.evidence.decided_by == Some(DecidedBy::Policy) => write!(
                 line,
@@ -270,7 +274,11 @@ fn passed(line: &mut String, drop: &DropEvent) -> fmt::Result {
         )?,
     }
     match drop.evidence.confidence {
-        Confidence::Unknown => Ok(()),
+        Confidence::Unknown if drop.evidence.candidates.is_empty() => Ok(()),
+        Confidence::Unknown => {
+            line.push_str(" (not known)");
+            Ok(())
+        }
         other => write!(line, " ({})", other.as_str()),
     }
 }

@@ -288,7 +288,11 @@ mod tests {
 
     #[test]
     fn a_trace_completes_what_is_not_known() {
-        for confidence in [Confidence::Engine, Confidence::Ambiguous] {
+        for confidence in [
+            Confidence::Engine,
+            Confidence::Ambiguous,
+            Confidence::Unknown,
+        ] {
             let mut event = event(None, confidence);
             event.evidence.candidates = vec![rule(1), rule(2)];
             told(rule(2), "reject").tell(&mut event);
