@@ -11,7 +11,7 @@ use fwtrace_abi::{CANDIDATES, Calibration, Candidate, SCAN_WORDS};
 
 use crate::{
     kernel::{copy, is_pointer, offset, typed, u64_at},
-    legacy, rule, skipped,
+    rule, skipped,
 };
 
 /// Inode of the calibration's network namespace.

@@ -9,12 +9,9 @@ use crate::{
     drops::Namespace,
     kernel::{copy, field, offset, typed, u16_at, u64_at},
     scratch::Scratch,
+    uapi::{NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NFPROTO_IPV4, NFPROTO_IPV6},
 };
 
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-const PREROUTING: u64 = 0;
-const OUTPUT: u64 = 3;
 /// Hook functions of one hook that are looked at; conntrack runs at priority -200, early.
 const HOOKS: usize = 8;
 /// `struct nf_hook_entry { hook, priv }` (include/linux/netfilter.h, v6.18).
@@ -101,24 +98,30 @@ fn hooked_in(pf: u8, settings: &Settings, namespace: &Namespace, ipv6: bool) -> 
     let [input, local] = if net == 0 {
         let base = namespace.net + table as u64;
         [
-            has_function::<false>(u64_at(base, PREROUTING as u32 * 8), functions[0]),
-            has_function::<false>(u64_at(base, OUTPUT as u32 * 8), functions[1]),
+            has_function::<false>(u64_at(base, NF_INET_PRE_ROUTING as u32 * 8), functions[0]),
+            has_function::<false>(u64_at(base, NF_INET_LOCAL_OUT as u32 * 8), functions[1]),
         ]
     } else if v4 {
         [
             has_function::<true>(
-                typed!(net, net_hooks_ipv4, u64, PREROUTING * 8),
+                typed!(net, net_hooks_ipv4, u64, NF_INET_PRE_ROUTING as u64 * 8),
                 functions[0],
             ),
-            has_function::<true>(typed!(net, net_hooks_ipv4, u64, OUTPUT * 8), functions[1]),
+            has_function::<true>(
+                typed!(net, net_hooks_ipv4, u64, NF_INET_LOCAL_OUT as u64 * 8),
+                functions[1],
+            ),
         ]
     } else {
         [
             has_function::<true>(
-                typed!(net, net_hooks_ipv6, u64, PREROUTING * 8),
+                typed!(net, net_hooks_ipv6, u64, NF_INET_PRE_ROUTING as u64 * 8),
                 functions[0],
             ),
-            has_function::<true>(typed!(net, net_hooks_ipv6, u64, OUTPUT * 8), functions[1]),
+            has_function::<true>(
+                typed!(net, net_hooks_ipv6, u64, NF_INET_LOCAL_OUT as u64 * 8),
+                functions[1],
+            ),
         ]
     };
     if input == UNSEEN || local == UNSEEN {

@@ -2,48 +2,32 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{
-        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query,
-    },
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_tracepoint, map},
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, PerCpuArray, PerCpuHashMap},
     programs::BtfTracePointContext,
 };
 use fwtrace_abi::{
     ABI_VERSION, ABSENT, CacheKey, Counters, CtMoved, FLAG_DST, FLAG_DST_READ, FLAG_L2, FLAG_META,
-    FLAG_STACK, FLAG_VLAN, IFNAMSIZ, PKTINFO_WINDOW, RULE_INVALID, RULE_NONE, Record, SITE_NONE,
-    SITES, SNAP_MAX, STACK_WORDS, STATE_BYTES, Settings, Site, UNKNOWN,
+    FLAG_VLAN, IFNAMSIZ, RULE_INVALID, RULE_NONE, Record, SITE_NONE, SITES, SNAP_MAX, Settings,
+    Site, UNKNOWN,
 };
 
 use crate::{
-    conntrack, ctstat,
-    filter::{self, each},
+    conntrack, ctstat, filter,
     flood::{self, Evidence},
-    kernel::{copy, copy_words, field, offset, set, typed, u32_at, u64_at},
-    legacy, process, rule,
+    hook,
+    kernel::{copy, copy_words, offset, set, typed, u32_at, u64_at},
+    legacy, process, ring, rule,
     scratch::{L2_MAX, SETTINGS, Scratch, scratch},
-    skipped, socket, whole,
+    skipped, socket,
+    uapi::{ETH_P_IPV6, NF_INET_LOCAL_OUT},
 };
 
-/// Stack words are copied in pieces: a read past the end of the stack fails as a whole.
-const STACK_PIECE: usize = 16;
-/// Wake the reader at most this often per CPU, nanoseconds; in between it polls.
-const WAKE_INTERVAL: u64 = 1_000_000;
-const BPF_RB_AVAIL_DATA: u64 = 0;
-const BPF_RB_NO_WAKEUP: u64 = 1;
-const BPF_RB_FORCE_WAKEUP: u64 = 2;
 /// The least inode number of a network namespace: of the initial one it is `NET_NS_INIT_INO` where that is
 /// fixed (include/uapi/linux/nsfs.h; so on 7.2), of all others, and on 6.18 and before of this too,
 /// `PROC_DYNAMIC_FIRST`, 0xf0000000 (include/linux/proc_ns.h), or more.
 const FIRST_INODE: u32 = 0xefff_fff9;
-const NF_INET_LOCAL_OUT: u8 = 3;
-// NFPROTO_* (include/uapi/linux/netfilter.h, v6.18).
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_ARP: u8 = 3;
-const NFPROTO_NETDEV: u8 = 5;
-const NFPROTO_BRIDGE: u8 = 7;
-const NFPROTO_IPV6: u8 = 10;
-const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Watched network namespaces, by inode.
 #[map]
@@ -56,13 +40,6 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 static REASON_COUNTS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(512, 0);
 
-#[map]
-static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
-pub const RING_BYTES: u32 = 4 * 1024 * 1024;
-/// A record with all that can be behind it, and the ring's own header.
-const LARGEST: u64 =
-    (size_of::<Record>() + SNAP_MAX + L2_MAX as usize + STACK_WORDS * 8 + 16) as u64;
-
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn drops(ctx: BtfTracePointContext) -> i32 {
     if let Some(scratch) = scratch() {
@@ -71,13 +48,6 @@ pub fn drops(ctx: BtfTracePointContext) -> i32 {
         skipped::settle(&mut scratch.skipped);
     }
     0
-}
-
-/// A field of the copied nf_hook_state.
-macro_rules! state {
-    ($scratch:ident, $field:ident, $t:ty) => {
-        field!($scratch.state, STATE_BYTES, $field, $t)
-    };
 }
 
 #[inline(always)]
@@ -101,8 +71,8 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     let has_rule = legacy.as_ref().is_some_and(|found| found.has_rule());
     // In a flood most are only counted, or lost: nothing else needs to be known of them.
     let early = wanted && !conditional;
-    let used = if early { waiting(settings) } else { 0 };
-    let hopeless = !has_room(used);
+    let used = if early { ring::waiting(settings) } else { 0 };
+    let hopeless = !ring::has_room(used);
     let mut flooded = early && flood::is_on(&mut scratch.flood, settings, used);
     let namespace = namespace(skb);
     let (net, netns) = (namespace.net, namespace.inode);
@@ -154,7 +124,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
 
     find_site(settings, location, &mut scratch.site);
     let known_site = scratch.site.kind != SITE_NONE && scratch.site.rule_slot >= 0;
-    let framed = known_site && find_state(scratch, stack, skb, net);
+    let framed = known_site && hook::find_state(scratch, stack, skb, net);
     let evidence = &mut scratch.record.legacy;
     let handed = match &legacy {
         Some(found) => {
@@ -167,9 +137,9 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         }
     };
     if framed || handed {
-        hook_state(scratch, skb);
+        hook::from_state(scratch, skb);
     } else {
-        interfaces(&mut scratch.record, skb);
+        hook::interfaces(&mut scratch.record, skb);
     }
     if !filter::interface_matches(settings, scratch) {
         counters.filtered += 1;
@@ -209,8 +179,8 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         _ => None,
     };
     if !early {
-        let used = waiting(settings);
-        if !has_room(used) {
+        let used = ring::waiting(settings);
+        if !ring::has_room(used) {
             counters.full += 1;
             return None;
         }
@@ -280,7 +250,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     } else if known_site {
         record.rule.kind = RULE_INVALID;
     }
-    send(ctx, scratch, settings, counters, stack);
+    ring::send(ctx, scratch, settings, counters, stack);
     Some(())
 }
 
@@ -431,145 +401,6 @@ fn slot(stack: u64, slot: i32) -> u64 {
     u64_at(stack, slot as u32 * 8)
 }
 
-/// Copies the packet's `struct nf_hook_state`: what stands behind the skb in `struct nft_pktinfo` {skb,
-/// state} (include/net/netfilter/nf_tables.h, v6.18). False if no pktinfo of this very packet is where
-/// it should be: then the stack has another shape than the one learnt.
-#[inline(always)]
-fn find_state(scratch: &mut Scratch, stack: u64, skb: u64, net: u64) -> bool {
-    let slot = scratch.site.pktinfo_slot;
-    let size = size_of_val(&scratch.window) as u32;
-    if slot < 0
-        || !copy(
-            (&raw mut scratch.window).cast(),
-            size,
-            stack + slot as u64 * 8,
-        )
-    {
-        return false;
-    }
-    // The first skb is nearly always the pktinfo's. Its place goes through the map: one in a register
-    // would have the verifier follow the rest of the program for each of them.
-    let place = &raw mut scratch.place;
-    // SAFETY: a field of the scratch memory.
-    unsafe { core::ptr::write_volatile(place, 0) };
-    for i in (0..PKTINFO_WINDOW).rev() {
-        if scratch.window[i] == skb {
-            // SAFETY: as above.
-            unsafe { core::ptr::write_volatile(place, i as u64) };
-        }
-    }
-    // SAFETY: as above.
-    let first = unsafe { core::ptr::read_volatile(place) } as usize & (PKTINFO_WINDOW - 1);
-    if matching_state(scratch, first, net) {
-        return true;
-    }
-    scratch.sought = (skb, net);
-    scratch.state_found = 0;
-    each(scratch, PKTINFO_WINDOW as u32, try_state);
-    scratch.state_found != 0
-}
-
-/// Copies the nf_hook_state that the word behind the skb at `at` points to; true if it is one of `net`. What is no hook, or lacks the
-/// device that its hook has, is what an earlier call has left there, with the pktinfo of this one over its start perhaps.
-#[inline(always)]
-fn matching_state(scratch: &mut Scratch, at: usize, net: u64) -> bool {
-    let state = scratch.window[at + 1];
-    copy((&raw mut scratch.state).cast(), STATE_BYTES, state)
-        && state!(scratch, state_net, u64) == net
-        && devices_of(
-            state!(scratch, state_pf, u8),
-            state!(scratch, state_hook, u8),
-        ) & {
-            let input = (state!(scratch, state_in, u64) != 0) as u8;
-            let output = (state!(scratch, state_out, u64) != 0) as u8;
-            input | output << 1
-        } != 0
-}
-
-/// The device that a hook always has: 1 the incoming one, 2 the outgoing one; 0: there is no such hook. So it is for all callers of
-/// `nf_hook()`, `nf_hook_ingress()` and `nf_hook_egress()` (include/linux/netfilter.h, netfilter_netdev.h, v6.18).
-#[inline(always)]
-fn devices_of(pf: u8, hook: u8) -> u8 {
-    // Two bits a hook, from hook 0 on.
-    let devices: u64 = match pf {
-        // Prerouting, input, forward, output, postrouting; then ingress of family inet, and the bridge's brouting.
-        NFPROTO_IPV4 | NFPROTO_BRIDGE | NFPROTO_IPV6 => 0b01_10_10_01_01_01,
-        // In and out; ingress and egress.
-        NFPROTO_ARP | NFPROTO_NETDEV => 0b10_01,
-        _ => 0,
-    };
-    (devices >> ((hook & 31) * 2)) as u8 & 3
-}
-
-/// Looks at two words of the window.
-extern "C" fn try_state(index: u32, _: *mut core::ffi::c_void) -> i64 {
-    let Some(scratch) = scratch() else { return 1 };
-    let (skb, net) = scratch.sought;
-    let at = core::hint::black_box(index) as usize & (PKTINFO_WINDOW - 1);
-    if scratch.window[at] == skb && matching_state(scratch, at, net) {
-        scratch.state_found = 1;
-        return 1;
-    }
-    0
-}
-
-/// Hook and interfaces from the hook state.
-#[inline(always)]
-fn hook_state(scratch: &mut Scratch, skb: u64) {
-    scratch.record.hook = state!(scratch, state_hook, u8);
-    scratch.record.pf = state!(scratch, state_pf, u8);
-    let input = state!(scratch, state_in, u64);
-    let output = state!(scratch, state_out, u64);
-    scratch.record.iif = device(&mut scratch.record.iif_name, input, skb);
-    scratch.record.oif = device(&mut scratch.record.oif_name, output, skb);
-}
-
-/// Without a hook state: the interface it came in on, and the device that it stands at.
-#[inline(always)]
-fn interfaces(record: &mut Record, skb: u64) {
-    let at = typed!(typed!(skb, skb_dev, u64), dev_ifindex, u32);
-    let iif = typed!(skb, skb_iif, u32);
-    record.iif = iif;
-    if at == 0 {
-        return;
-    }
-    if iif == at {
-        record.iif = own_device(&mut record.iif_name, skb);
-    } else {
-        record.oif = own_device(&mut record.oif_name, skb);
-    }
-}
-
-/// Name and number of a device of the hook state, which is mostly the one that the packet is at.
-#[inline(always)]
-fn device(name: &mut [u8; IFNAMSIZ], dev: u64, skb: u64) -> u32 {
-    if dev == 0 || offset!(dev_name) == ABSENT {
-        return 0;
-    }
-    if dev == typed!(skb, skb_dev, u64) {
-        return own_device(name, skb);
-    }
-    copy(
-        name.as_mut_ptr(),
-        IFNAMSIZ as u32,
-        dev.wrapping_add(offset!(dev_name) as u64),
-    );
-    u32_at(dev, offset!(dev_ifindex))
-}
-
-/// Likewise of the device that the packet is at. Read anew: the compiler would take a number that is
-/// the same for it.
-#[inline(always)]
-fn own_device(name: &mut [u8; IFNAMSIZ], skb: u64) -> u32 {
-    let dev = typed!(skb, skb_dev, u64);
-    let words = [typed!(dev, dev_name, u64), typed!(dev, dev_name, u64, 8)];
-    for (word, value) in words.into_iter().enumerate() {
-        // SAFETY: within the name, which stands at a multiple of 8.
-        unsafe { core::ptr::write_volatile(name.as_mut_ptr().cast::<u64>().add(word), value) };
-    }
-    typed!(dev, dev_ifindex, u32)
-}
-
 #[inline(always)]
 fn count_reason(reason: u32) {
     match REASON_COUNTS.get_ptr_mut(&reason) {
@@ -579,102 +410,4 @@ fn count_reason(reason: u32) {
             let _ = REASON_COUNTS.insert(&reason, &1, 0);
         }
     }
-}
-
-/// Bytes in the ring.
-#[inline(always)]
-fn waiting(settings: &Settings) -> u64 {
-    if settings.wants_whole_packets() {
-        return 0;
-    }
-    // SAFETY: the helper only reads the ring's positions.
-    unsafe { bpf_ringbuf_query((&raw const RING).cast_mut().cast(), BPF_RB_AVAIL_DATA) }
-}
-
-/// Whether the ring has room for any record besides: if not, nobody needs to fill it in.
-#[inline(always)]
-fn has_room(used: u64) -> bool {
-    used + LARGEST <= RING_BYTES as u64
-}
-
-/// Puts record, packet and, if wanted, stack into the ring.
-#[inline(always)]
-fn send(
-    ctx: &BtfTracePointContext,
-    scratch: &mut Scratch,
-    settings: &Settings,
-    counters: &mut Counters,
-    stack: u64,
-) {
-    // Apart from each other, for the verifier.
-    if settings.wants_whole_packets() {
-        whole::begin(ctx, scratch);
-        // Or the compiler takes bounds of the captured length as given, which the verifier does not know.
-        core::hint::black_box(&mut *scratch);
-        if let Some(length) = append_stack(scratch, settings, stack) {
-            whole::send(ctx, scratch, settings, counters, length);
-        }
-        return;
-    }
-    let Some(length) = append_stack(scratch, settings, stack) else {
-        return;
-    };
-    let size = size_of::<Record>() as u64 + length as u64;
-    let now = scratch.record.time;
-    // One wakeup per CPU and millisecond: after one, the reader polls for longer than that.
-    let flags = if now - scratch.last_wakeup >= WAKE_INTERVAL {
-        scratch.last_wakeup = now;
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    // SAFETY: `size` bytes from the start of `scratch` lie within record and data.
-    let sent = unsafe {
-        bpf_ringbuf_output(
-            (&raw const RING).cast_mut().cast(),
-            (&raw mut *scratch).cast(),
-            size,
-            flags,
-        )
-    };
-    if sent == 0 {
-        counters.sent += 1;
-        flood::sent(&scratch.flood);
-    } else {
-        counters.full += 1;
-    }
-}
-
-/// Puts the stack words behind the captured bytes, if they are wanted; the length of both.
-#[inline(always)]
-fn append_stack(scratch: &mut Scratch, settings: &Settings, stack: u64) -> Option<u32> {
-    let mut length = scratch.record.captured;
-    if length > SNAP_MAX as u32 {
-        return None;
-    }
-    let unattributed =
-        scratch.record.rule.kind == RULE_NONE || scratch.record.rule.kind == RULE_INVALID;
-    if settings.want_stack != 0
-        && unattributed
-        && scratch.record.hook == UNKNOWN
-        && scratch.record.reason == settings.netfilter_drop
-    {
-        scratch.record.flags |= FLAG_STACK;
-        // Aligned, so that user space can read words.
-        length = (length + 7) & !7;
-        for piece in 0..STACK_WORDS / STACK_PIECE {
-            let at = piece * STACK_PIECE * 8;
-            // SAFETY: length <= SNAP_MAX, so the words end inside `data`.
-            unsafe {
-                let dst = (&raw mut scratch.data)
-                    .cast::<u8>()
-                    .add(length as usize + at);
-                if !copy(dst, STACK_PIECE as u32 * 8, stack + at as u64) {
-                    core::ptr::write_bytes(dst.cast::<u64>(), 0, STACK_PIECE);
-                }
-            }
-        }
-        length += STACK_WORDS as u32 * 8;
-    }
-    Some(length)
 }

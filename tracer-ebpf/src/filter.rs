@@ -11,12 +11,9 @@ use fwtrace_abi::{IFACES, IFNAMSIZ, PORTS, PREFIXES, REASONS, SIDE_DST, SIDE_SRC
 use crate::{
     kernel::copy,
     scratch::{SETTINGS, Scratch, scratch},
+    uapi::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6},
 };
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_8021AD: u16 = 0x88a8;
 /// VLAN tags inside the packet that are skipped.
 const VLANS: usize = 2;
 /// No packet's protocol: its header was not captured.

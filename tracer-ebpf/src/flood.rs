@@ -10,13 +10,14 @@ use aya_ebpf::{helpers::generated::bpf_jiffies64, macros::map, maps::PerCpuArray
 use fwtrace_abi::Settings;
 
 use crate::{
-    drops::RING_BYTES,
     kernel::{copy, set, typed},
+    ring,
     scratch::{Scratch, scratch},
+    uapi::{ETH_P_IP, ETH_P_IPV6},
 };
 
 /// A flood begins with so many bytes in the ring.
-const HIGH: u64 = RING_BYTES as u64 / 4 * 3;
+const HIGH: u64 = ring::SIZE as u64 / 4 * 3;
 /// It goes on if in this time so many drops were counted.
 const WINDOW: u64 = 64;
 const MANY: u64 = 5000;
@@ -29,8 +30,6 @@ const FLOWS: u32 = 256;
 /// Words of a key: what the caller says of the drop, then the addresses, ports and protocol.
 const WORDS: usize = SAID + 5;
 const SAID: usize = 7;
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
 
 /// [`Flood::tide`]: there is a flood.
 const FLOOD: u64 = 1;

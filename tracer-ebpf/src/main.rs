@@ -25,6 +25,8 @@ mod filter;
 #[cfg(target_arch = "bpf")]
 mod flood;
 #[cfg(target_arch = "bpf")]
+mod hook;
+#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod legacy;
@@ -33,6 +35,8 @@ mod order;
 #[cfg(target_arch = "bpf")]
 mod process;
 #[cfg(target_arch = "bpf")]
+mod ring;
+#[cfg(target_arch = "bpf")]
 mod rule;
 #[cfg(target_arch = "bpf")]
 mod scratch;
@@ -40,6 +44,8 @@ mod scratch;
 mod skipped;
 #[cfg(target_arch = "bpf")]
 mod socket;
+#[cfg(target_arch = "bpf")]
+mod uapi;
 #[cfg(target_arch = "bpf")]
 mod whole;
 

@@ -14,14 +14,12 @@ use fwtrace_abi::{
     LISTED_NFT, LISTED_TRACKING, Listed,
 };
 
-use crate::kernel::{copy, is_pointer, offset, u16_at, u32_at, u64_at};
+use crate::{
+    kernel::{copy, is_pointer, offset, u16_at, u32_at, u64_at},
+    uapi::{NFPROTO_ARP, NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_NETDEV},
+};
 
-// NFPROTO_* and NF_NETDEV_INGRESS (include/uapi/linux/netfilter.h, v6.18).
-const NFPROTO_IPV4: u32 = 2;
-const NFPROTO_ARP: u32 = 3;
-const NFPROTO_NETDEV: u32 = 5;
-const NFPROTO_BRIDGE: u32 = 7;
-const NFPROTO_IPV6: u32 = 10;
+/// `NF_NETDEV_INGRESS` (include/uapi/linux/netfilter.h, v6.18).
 const INGRESS: u32 = 0;
 /// Hooks of a family (`NF_INET_NUMHOOKS`, include/uapi/linux/netfilter.h; of bridges there are as many).
 const HOOKS: u32 = 5;
@@ -82,7 +80,7 @@ fn read() -> Option<()> {
 /// The `struct nf_hook_entries` of the hook that is asked for; 0: nothing is registered there.
 #[inline(always)]
 fn hook(request: &mut HookList, net: u64) -> Option<u64> {
-    let (hooks, number) = match request.pf {
+    let (hooks, number) = match request.pf as u8 {
         NFPROTO_IPV4 => (offset!(net_hooks_ipv4), HOOKS),
         NFPROTO_IPV6 => (offset!(net_hooks_ipv6), HOOKS),
         NFPROTO_ARP => (offset!(net_hooks_arp), ARP_HOOKS),
@@ -94,7 +92,7 @@ fn hook(request: &mut HookList, net: u64) -> Option<u64> {
     if hooks == ABSENT || request.hook >= number {
         return None;
     }
-    if request.pf == NFPROTO_NETDEV {
+    if request.pf == NFPROTO_NETDEV as u32 {
         return Some(u64_at(device(request, net)?, hooks));
     }
     Some(u64_at(net.wrapping_add(hooks as u64), request.hook * 8))

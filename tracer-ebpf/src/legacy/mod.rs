@@ -51,12 +51,9 @@ use crate::{
     process,
     scratch::SETTINGS,
     skipped,
+    uapi::{ETH_P_IP, ETH_P_IPV6, NFPROTO_IPV4, NFPROTO_IPV6},
 };
 
-const NFPROTO_IPV4: u32 = 2;
-const NFPROTO_IPV6: u32 = 10;
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
 /// All hooks, a bit each: where the hook is not known.
 const ANY: u32 = 0b11111;
 /// After a drop at which more than one counter had moved, packets may be under way whose counter is in
@@ -274,8 +271,8 @@ fn observe(ctx: &BtfTracePointContext, settings: &Settings, work: &mut Work) -> 
             work.hooks = ANY;
             work.hook = ANY_HOOK as u32;
             match u16::from_be(typed!(skb, skb_protocol, u16)) {
-                ETH_P_IP => NFPROTO_IPV4,
-                ETH_P_IPV6 => NFPROTO_IPV6,
+                ETH_P_IP => NFPROTO_IPV4 as u32,
+                ETH_P_IPV6 => NFPROTO_IPV6 as u32,
                 _ => {
                     work.epoch += 1;
                     return None;
@@ -396,7 +393,7 @@ fn moved(work: &mut Work, entry: u32) {
 fn look_around(work: &mut Work, settings: &Settings, net: u64, pf: u32) {
     /// Hook functions that are looked at.
     const HOOKS: usize = 12;
-    let (table, tables, nft) = match pf {
+    let (table, tables, nft) = match pf as u8 {
         NFPROTO_IPV4 => (offset!(net_hooks_ipv4), 0, settings.nftables_hooks[0]),
         _ => (offset!(net_hooks_ipv6), 2, settings.nftables_hooks[1]),
     };

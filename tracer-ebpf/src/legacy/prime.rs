@@ -16,13 +16,14 @@ use fwtrace_abi::{
 };
 
 use super::{
-    LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, NFPROTO_IPV4, Work,
+    LEGACY_BLOCKS, LEGACY_COUNTS, LEGACY_STATE, Work,
     scan::{image, state},
     work,
 };
 use crate::{
     kernel::{copy, get, is_pointer, offset, u16_at, u32_at, u64_at},
     scratch::SETTINGS,
+    uapi::NFPROTO_IPV4,
 };
 
 /// Hooks of a family, and functions on each that are looked at.
@@ -92,7 +93,7 @@ extern "C" fn hooked(index: u32, _: *mut c_void) -> i64 {
         return 1;
     };
     let (hook, function) = (index / FUNCTIONS, index % FUNCTIONS);
-    let (hooks, normal, mangle) = if search.pf == NFPROTO_IPV4 {
+    let (hooks, normal, mangle) = if search.pf == NFPROTO_IPV4 as u32 {
         (
             offset!(net_hooks_ipv4),
             settings.legacy_hooks[0],

@@ -4,7 +4,13 @@
 use fwtrace_abi::STATE_BYTES;
 
 use super::{Work, each, work};
-use crate::kernel::{copy, is_pointer, offset, u64_at};
+use crate::{
+    kernel::{copy, is_pointer, offset, u64_at},
+    uapi::{
+        NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING, NFPROTO_IPV4,
+        NFPROTO_IPV6,
+    },
+};
 
 /// Words of stack that are searched.
 const WORDS: usize = 64;
@@ -19,13 +25,6 @@ const ARGUMENTS: u32 = 4;
 const NEAR: usize = 24;
 /// Words of them at which it may begin.
 const NEAR_STEPS: usize = NEAR - STATE_WORDS;
-
-const NF_INET_PRE_ROUTING: u8 = 0;
-const NF_INET_LOCAL_IN: u8 = 1;
-const NF_INET_FORWARD: u8 = 2;
-const NF_INET_POST_ROUTING: u8 = 4;
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
 
 #[repr(C)]
 pub struct Window {
