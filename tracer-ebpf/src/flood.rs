@@ -151,16 +151,24 @@ fn look_up(has_room: u32) -> u32 {
         let factor = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * at as u64 + 1);
         hash = hash.wrapping_add((word ^ word >> 32).wrapping_mul(factor));
     }
-    let place = (hash >> 40) as u32 & (FLOWS - 1);
-    let Some(flow) = FLOOD_FLOWS.get_ptr_mut(place) else {
+    let first = (hash >> 40) as u32 & (FLOWS - 1);
+    // It may stand in one of two places.
+    let second = first ^ 1;
+    let (Some(one), Some(other)) = (flow(first), flow(second)) else {
         return 0;
     };
-    // SAFETY: a per-CPU map value.
-    let flow = unsafe { &mut *flow };
-    flood.place = place as u64 + 1;
-    if !is_same(flow, flood) {
+    let flow = if is_same(one, flood) {
+        flood.place = first as u64 + 1;
+        one
+    } else if is_same(other, flood) {
+        flood.place = second as u64 + 1;
+        other
+    } else {
+        // Rather over one of which nothing would be forgotten.
+        let over = one.more != 0 && (other.more == 0 || other.sent < one.sent);
+        flood.place = if over { second } else { first } as u64 + 1;
         return 0;
-    }
+    };
     let due = flood.tide == EBB || flood.now - flow.sent >= INTERVAL;
     if due && has_room != 0 {
         return 0;
@@ -248,9 +256,13 @@ pub fn sent(flood: &Flood) {
 
 #[inline(always)]
 fn known(flood: &Flood) -> Option<&'static mut Flow> {
-    let place = (flood.place as u32).checked_sub(1)?;
-    // SAFETY: a per-CPU map value, of which there are no other references now.
-    FLOOD_FLOWS
-        .get_ptr_mut(place)
-        .map(|flow| unsafe { &mut *flow })
+    flow((flood.place as u32).checked_sub(1)?)
+}
+
+/// The flow in a place. Whoever has two takes two places.
+#[inline(always)]
+fn flow(place: u32) -> Option<&'static mut Flow> {
+    let flow = FLOOD_FLOWS.get_ptr_mut(place)?;
+    // SAFETY: a per-CPU map value.
+    Some(unsafe { &mut *flow })
 }
