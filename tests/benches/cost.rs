@@ -119,6 +119,8 @@ struct Legacy {
     local: bool,
     /// Rules that are hit in turn, from 0.
     rules: &'static [u16],
+    /// Of fwtrace.
+    args: &'static [&'static str],
 }
 
 impl Legacy {
@@ -129,46 +131,66 @@ impl Legacy {
     }
 }
 
-const LEGACY: [Legacy; 8] = [
+const LEGACY: [Legacy; 10] = [
     Legacy {
         name: "input, rule 1 of 1000",
         local: false,
         rules: &[0],
+        args: &[],
     },
     Legacy {
         name: "input, rule 500",
         local: false,
         rules: &[499],
+        args: &[],
     },
     Legacy {
         name: "input, rule 1000",
         local: false,
         rules: &[999],
+        args: &[],
     },
     Legacy {
         name: "input, rules 1 and 2 in turn",
         local: false,
         rules: &[0, 1],
+        args: &[],
     },
     Legacy {
         name: "input, ten of the first rules in turn",
         local: false,
         rules: &[0, 3, 1, 4, 2, 9, 8, 7, 6, 5],
+        args: &[],
     },
     Legacy {
         name: "input, ten of all rules in turn",
         local: false,
         rules: &[0, 300, 100, 400, 200, 900, 800, 700, 600, 500],
+        args: &[],
     },
     Legacy {
         name: "output, rule 1",
         local: true,
         rules: &[0],
+        args: &[],
     },
     Legacy {
         name: "output, ten of all rules in turn",
         local: true,
         rules: &[0, 300, 100, 400, 200, 900, 800, 700, 600, 500],
+        args: &[],
+    },
+    Legacy {
+        name: "input, rule 1, --port 10000",
+        local: false,
+        rules: &[0],
+        args: &["--port", "10000"],
+    },
+    Legacy {
+        name: "output, rule 1, --port 10000",
+        local: true,
+        rules: &[0],
+        args: &["--port", "10000"],
     },
 ];
 
@@ -192,7 +214,7 @@ fn legacy(names: &[String]) -> Result<()> {
         for round in 0..=LEGACY_ROUNDS {
             for (traced, times) in times.iter_mut().enumerate() {
                 let tracer = (traced == 1)
-                    .then(|| Tracer::start(&net.r, &[]))
+                    .then(|| Tracer::start(&net.r, kind.args))
                     .transpose()?;
                 let before = legacy_counted(&net)?;
                 let (from, to) = if kind.local {

@@ -69,10 +69,11 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     let wanted = filter::reason_wanted(settings, reason);
     let conditional = filter::is_conditional(settings);
     let has_rule = legacy.as_ref().is_some_and(|found| found.has_rule());
-    // In a flood most are only counted, or lost: nothing else needs to be known of them.
-    let early = wanted && !conditional;
-    let used = if early { ring::waiting(settings) } else { 0 };
-    let hopeless = !ring::has_room(used);
+    // In a flood most are only counted, or lost: nothing else needs to be known of them. Of what conditions look at only interfaces can differ
+    // within a flow.
+    let early = wanted && (!conditional || has_rule && settings.iface_count == 0);
+    let mut used = if early { ring::waiting(settings) } else { 0 };
+    let hopeless = !conditional && !ring::has_room(used);
     let mut flooded = early && flood::is_on(&mut scratch.flood, settings, used);
     let namespace = namespace(skb);
     let (net, netns) = (namespace.net, namespace.inode);
@@ -88,7 +89,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
                 hook: rule.hook,
                 rule: [rule.entry, 0, 0],
             },
-            !hopeless,
+            ring::has_room(used),
         )
     {
         counters.seen += 1;
@@ -179,12 +180,12 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         _ => None,
     };
     if !early {
-        let used = ring::waiting(settings);
-        if !ring::has_room(used) {
-            counters.full += 1;
-            return None;
-        }
+        used = ring::waiting(settings);
         flooded = flood::is_on(&mut scratch.flood, settings, used);
+    }
+    if conditional && !ring::has_room(used) {
+        counters.full += 1;
+        return None;
     }
     if flooded && let Some(rule) = rule {
         let hook = scratch.record.hook;
