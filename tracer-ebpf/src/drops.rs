@@ -72,12 +72,14 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
     // In a flood most are only counted, or lost: nothing else needs to be known of them. Of what conditions look at only interfaces can differ
     // within a flow.
     let early = wanted && (!conditional || has_rule && settings.iface_count == 0);
-    let mut used = if early { ring::waiting(settings) } else { 0 };
-    let hopeless = !conditional && !ring::has_room(used);
-    let mut flooded = early && flood::is_on(&mut scratch.flood, settings, used);
+    flood::begin(&mut scratch.flood);
+    if early {
+        flood::look(&mut scratch.flood, settings);
+    }
+    let hopeless = !conditional && flood::is_full(&scratch.flood);
     let namespace = namespace(skb);
     let (net, netns) = (namespace.net, namespace.inode);
-    if flooded
+    if flood::is_on(&scratch.flood)
         && let Some(rule) = legacy.as_ref().and_then(legacy::Found::rule)
         && flood::count(
             scratch,
@@ -89,7 +91,6 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
                 hook: rule.hook,
                 rule: [rule.entry, 0, 0],
             },
-            ring::has_room(used),
         )
     {
         counters.seen += 1;
@@ -174,20 +175,23 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
             key.base,
             (generation as u64) << 32 | key.kind as u64,
         ]),
-        Some(found) if !early => found.rule().map(|rule| [rule.entry, 0, 0]),
+        Some(found) if !flood::is_looked(&scratch.flood) => {
+            found.rule().map(|rule| [rule.entry, 0, 0])
+        }
         // Nothing that rules have to do with.
         None if reason != settings.netfilter_drop && !known_site => Some([0; 3]),
         _ => None,
     };
-    if !early {
-        used = ring::waiting(settings);
-        flooded = flood::is_on(&mut scratch.flood, settings, used);
+    if !flood::is_looked(&scratch.flood) {
+        flood::look(&mut scratch.flood, settings);
     }
-    if conditional && !ring::has_room(used) {
+    if conditional && flood::is_full(&scratch.flood) {
         counters.full += 1;
         return None;
     }
-    if flooded && let Some(rule) = rule {
+    if flood::is_on(&scratch.flood)
+        && let Some(rule) = rule
+    {
         let hook = scratch.record.hook;
         let evidence = Evidence {
             net,
@@ -196,7 +200,7 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
             hook,
             rule,
         };
-        if flood::count(scratch, skb, &evidence, true) {
+        if flood::count(scratch, skb, &evidence) {
             counters.aggregated += 1;
             return None;
         }

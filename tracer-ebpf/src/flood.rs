@@ -10,7 +10,7 @@ use aya_ebpf::{helpers::generated::bpf_jiffies64, macros::map, maps::PerCpuArray
 use fwtrace_abi::Settings;
 
 use crate::{
-    kernel::{copy, set, typed},
+    kernel::{copy, get, set, typed},
     ring,
     scratch::{Scratch, scratch},
     uapi::{ETH_P_IP, ETH_P_IPV6},
@@ -40,6 +40,12 @@ const EBB: u64 = 2;
 #[repr(C)]
 pub struct Flood {
     tide: u64,
+    /// It was looked at, for this drop.
+    looked: u64,
+    /// There may be no room in the ring.
+    full: u64,
+    /// What the tide is, where flows are looked at.
+    on: u64,
     /// When its window, or the ebb, began.
     began: u64,
     /// Drops counted since.
@@ -78,34 +84,70 @@ pub struct Evidence {
     pub rule: [u64; 3],
 }
 
-/// Whether this CPU is in a flood, or was lately; with `used` bytes in the ring.
+/// Nothing is known of the drop that comes now.
 #[inline(always)]
-pub fn is_on(flood: &mut Flood, settings: &Settings, used: u64) -> bool {
-    flood.place = 0;
+pub fn begin(flood: &mut Flood) {
+    set!(flood.place, 0);
+    set!(flood.looked, 0);
+    set!(flood.full, 0);
+    set!(flood.on, 0);
+}
+
+/// Looks at the ring, and whether this CPU is in a flood, or was lately. What is found goes through memory: in registers, the verifier would follow
+/// the rest of the program for each of it.
+#[inline(always)]
+pub fn look(flood: &mut Flood, settings: &Settings) {
+    let used = ring::waiting(settings);
+    set!(flood.looked, 1);
+    set!(flood.full, !ring::has_room(used) as u64);
+    set!(flood.on, turn(flood, settings, used));
+}
+
+/// Whether [`look`] has been called.
+#[inline(always)]
+pub fn is_looked(flood: &Flood) -> bool {
+    get!(flood.looked) != 0
+}
+
+/// Whether the ring may have no room for a record.
+#[inline(always)]
+pub fn is_full(flood: &Flood) -> bool {
+    get!(flood.full) != 0
+}
+
+/// Whether there is a flood here, or was lately.
+#[inline(always)]
+pub fn is_on(flood: &Flood) -> bool {
+    get!(flood.on) != 0
+}
+
+/// [`Flood::tide`] from now on, with `used` bytes in the ring; 0 if nothing is to be counted.
+#[inline(always)]
+fn turn(flood: &mut Flood, settings: &Settings, used: u64) -> u64 {
     if settings.sampling == 0 || flood.tide == 0 && used < HIGH {
-        return false;
+        return 0;
     }
     // SAFETY: a helper without arguments.
     flood.now = unsafe { bpf_jiffies64() };
     let since = flood.now - flood.began;
     let tide = match flood.tide {
-        FLOOD if since < WINDOW => return true,
+        FLOOD if since < WINDOW => return FLOOD,
         _ if used >= HIGH => FLOOD,
         FLOOD if flood.counted >= MANY => FLOOD,
         FLOOD => EBB,
-        EBB if since < STALE => return true,
+        EBB if since < STALE => return EBB,
         _ => 0,
     };
     flood.tide = tide;
     flood.began = flood.now;
     flood.counted = 0;
-    tide != 0
+    tide
 }
 
 /// Counts the drop if in this flood a record of its flow was sent just now, or if there is no room for one. If not, [`stands_for`] and [`sent`]
 /// will know its flow.
 #[inline(always)]
-pub fn count(scratch: &mut Scratch, skb: u64, evidence: &Evidence, has_room: bool) -> bool {
+pub fn count(scratch: &mut Scratch, skb: u64, evidence: &Evidence) -> bool {
     let protocol = u16::from_be(typed!(skb, skb_protocol, u16));
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
         return false;
@@ -134,12 +176,12 @@ pub fn count(scratch: &mut Scratch, skb: u64, evidence: &Evidence, has_room: boo
         // SAFETY: within the key.
         unsafe { core::ptr::write_volatile(&raw mut flood.key[word], value) };
     }
-    look_up(has_room as u32) != 0
+    look_up() != 0
 }
 
 /// The same with the key's first words written. A function of its own: it is called from two places.
 #[inline(never)]
-fn look_up(has_room: u32) -> u32 {
+fn look_up() -> u32 {
     let Some(scratch) = scratch() else { return 0 };
     let flood = &mut scratch.flood;
     if !headers(flood) {
@@ -170,7 +212,7 @@ fn look_up(has_room: u32) -> u32 {
         return 0;
     };
     let due = flood.tide == EBB || flood.now - flow.sent >= INTERVAL;
-    if due && has_room != 0 {
+    if due && flood.full == 0 {
         return 0;
     }
     flow.more += 1;
