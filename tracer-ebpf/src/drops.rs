@@ -77,15 +77,13 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         flood::look(&mut scratch.flood, settings);
     }
     let hopeless = !conditional && flood::is_full(&scratch.flood);
-    let namespace = namespace(skb);
-    let (net, netns) = (namespace.net, namespace.inode);
     if flood::is_on(&scratch.flood)
         && let Some(rule) = legacy.as_ref().and_then(legacy::Found::rule)
         && flood::count(
             scratch,
             skb,
             &Evidence {
-                net,
+                net: rule.net,
                 location,
                 reason,
                 hook: rule.hook,
@@ -102,6 +100,8 @@ fn handle(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> Option<()> {
         counters.full += 1;
         return None;
     }
+    let namespace = namespace(skb);
+    let (net, netns) = (namespace.net, namespace.inode);
     // What `legacy` has looked at is in a watched one.
     if settings.all_netns == 0 && legacy.is_none() {
         // SAFETY: only the key's presence counts.

@@ -25,6 +25,8 @@ const MANY: u64 = 5000;
 const INTERVAL: u64 = 4;
 /// What was counted longer ago is not put down to a new record: its key may mean something else by then.
 const STALE: u64 = 512;
+/// In a flood the ring is looked at once in so many drops.
+const OFTEN: u64 = 16;
 /// Flows a CPU. A power of two.
 const FLOWS: u32 = 256;
 /// Words of a key: what the caller says of the drop, then the addresses, ports and protocol.
@@ -42,6 +44,10 @@ pub struct Flood {
     tide: u64,
     /// It was looked at, for this drop.
     looked: u64,
+    /// How often that was.
+    looks: u64,
+    /// Bytes in the ring, lately.
+    used: u64,
     /// There may be no room in the ring.
     full: u64,
     /// What the tide is, where flows are looked at.
@@ -97,8 +103,12 @@ pub fn begin(flood: &mut Flood) {
 /// the rest of the program for each of it.
 #[inline(always)]
 pub fn look(flood: &mut Flood, settings: &Settings) {
-    let used = ring::waiting(settings);
     set!(flood.looked, 1);
+    set!(flood.looks, get!(flood.looks) + 1);
+    if flood.tide != FLOOD || flood.looks % OFTEN == 0 {
+        set!(flood.used, ring::waiting(settings));
+    }
+    let used = get!(flood.used);
     set!(flood.full, !ring::has_room(used) as u64);
     set!(flood.on, turn(flood, settings, used));
 }
@@ -188,7 +198,9 @@ fn look_up() -> u32 {
         return 0;
     }
     let mut hash: u64 = 0;
-    for (at, word) in flood.key.into_iter().enumerate() {
+    for at in 0..WORDS {
+        // In place: the compiler would copy the key, and clear the copy first, byte by byte. SAFETY: within the key.
+        let word = unsafe { core::ptr::read_volatile(&raw const flood.key[at]) };
         // Odd factors: none waits for another's product.
         let factor = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(2 * at as u64 + 1);
         hash = hash.wrapping_add((word ^ word >> 32).wrapping_mul(factor));
@@ -238,23 +250,26 @@ fn headers(flood: &mut Flood) -> bool {
     if flood.length < length as u64 || !copy((&raw mut flood.header).cast(), length, flood.packet) {
         return false;
     }
-    let header = flood.header.map(u64::from_be);
+    let header = &raw const flood.header;
+    // SAFETY: within the header.
+    let word =
+        |at: usize| u64::from_be(unsafe { core::ptr::read_volatile(header.cast::<u64>().add(at)) });
     let (protocol, behind) = if v4 {
         // No options; later fragments have no ports.
-        let later = header[0] & 0x1fff != 0;
-        if header[0] >> 56 != 0x45 || later {
+        let later = word(0) & 0x1fff != 0;
+        if word(0) >> 56 != 0x45 || later {
             return false;
         }
-        flood.key[SAID] = header[1] & 0xffff_ffff | (header[2] & 0xffff_ffff_0000_0000);
+        flood.key[SAID] = word(1) & 0xffff_ffff | (word(2) & 0xffff_ffff_0000_0000);
         flood.key[SAID + 1] = 0;
         flood.key[SAID + 2] = 0;
         flood.key[SAID + 3] = 0;
-        (header[1] >> 48 & 0xff, header[2] as u32)
+        (word(1) >> 48 & 0xff, word(2) as u32)
     } else {
-        for word in 0..4 {
-            flood.key[SAID + word] = header[1 + word];
+        for at in 0..4 {
+            flood.key[SAID + at] = word(1 + at);
         }
-        (header[0] >> 8 & 0xff, (header[5] >> 32) as u32)
+        (word(0) >> 8 & 0xff, (word(5) >> 32) as u32)
     };
     let ports = match protocol {
         // TCP, UDP, DCCP, SCTP, UDP-Lite.

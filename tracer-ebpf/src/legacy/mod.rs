@@ -429,6 +429,8 @@ pub struct FoundRule {
     pub entry: u64,
     /// [`ANY_HOOK`] if that is not known.
     pub hook: u8,
+    /// Address of the packet's `struct net`.
+    pub net: u64,
 }
 
 /// What `legacy` has found out about this drop, which `drops` looks at next.
@@ -475,6 +477,7 @@ impl Found {
             entry: (work.evidence.candidates[0].id as u64) << 32
                 | work.evidence.candidates[0].entry as u64,
             hook: get!(work.hook) as u8,
+            net: work.stack.net(),
         };
         // A drop that has interrupted this has left its own.
         (get!(work.runs) == self.run).then_some(rule)

@@ -5,7 +5,7 @@ use fwtrace_abi::STATE_BYTES;
 
 use super::{Work, each, work};
 use crate::{
-    kernel::{copy, is_pointer, offset, u64_at},
+    kernel::{copy, get, is_pointer, offset, u64_at},
     uapi::{
         NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING, NFPROTO_IPV4,
         NFPROTO_IPV6,
@@ -45,6 +45,14 @@ pub struct Window {
     pad: u16,
 }
 
+impl Window {
+    /// The namespace that was looked for last.
+    #[inline(always)]
+    pub fn net(&self) -> u64 {
+        get!(self.net)
+    }
+}
+
 /// Family and hook of the innermost nf_hook_state of `net` behind nf_hook_slow's frame, whose lower
 /// end is the return address `location`. Sets `work.state`.
 #[inline(always)]
@@ -81,8 +89,13 @@ fn near(window: &mut Window, stack: u64) -> bool {
     // in a register, the verifier would follow the rest of the program for each of them.
     let of_net = ((offset!(state_net) & (STATE_BYTES - 1)) / 8) as usize;
     let place = &raw mut window.at;
+    // One place that the loop's reads are relative to: the verifier knows the offset, the compiler is not to add it each time.
+    // SAFETY: `of_net` is less than `STATE_WORDS`.
+    let nets = core::hint::black_box(unsafe { window.words.as_ptr().add(of_net) });
+    let net = window.net;
     for at in (1..NEAR_STEPS).rev() {
-        if window.words[(at + of_net) & (WORDS - 1)] == window.net
+        // SAFETY: less than `NEAR` words from the start.
+        if unsafe { core::ptr::read_volatile(nets.add(at)) } == net
             && hook_of(window, at as u32).is_some()
         {
             // SAFETY: a field of the map value.
