@@ -6,8 +6,9 @@ use crate::{CtMoved, IFNAMSIZ, LegacyEvidence};
 pub const ABI_VERSION: u32 = 3;
 /// Longest captured packet, bytes.
 pub const SNAP_MAX: usize = 2048;
-/// Words of kernel stack above the tracepoint's arguments that can go with a record.
-pub const STACK_WORDS: usize = 96;
+/// Words of kernel stack above the tracepoint's arguments that can go with a record: up to the caller of the hook, which on Debian's 6.1 is more than 90
+/// words away.
+pub const STACK_WORDS: usize = 144;
 /// Bytes of a table's or chain's name that go with a record; the handles are the identity.
 pub const NAME_MAX: usize = 32;
 /// Length of `struct nf_conntrack_tuple` (include/net/netfilter/nf_conntrack_tuple.h, v6.18):
