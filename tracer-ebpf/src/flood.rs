@@ -176,10 +176,12 @@ pub fn count(scratch: &mut Scratch, skb: u64, evidence: &Evidence) -> bool {
         evidence.rule[0],
         evidence.rule[1],
         evidence.rule[2],
-        (evidence.reason as u64) << 32 | (evidence.hook as u64) << 16 | protocol as u64,
-        (typed!(skb, skb_iif, u32) as u64) << 32
+        (evidence.reason as u64) << 32
             // New, established, untracked: not which connection.
-            | (typed!(skb, skb_nfct, u64) & 7) << 29
+            | (typed!(skb, skb_nfct, u64) & 7) << 24
+            | (evidence.hook as u64) << 16
+            | protocol as u64,
+        (typed!(skb, skb_iif, u32) as u64) << 32
             | typed!(typed!(skb, skb_dev, u64), dev_ifindex, u32) as u64,
     ];
     for (word, value) in said.into_iter().enumerate() {
