@@ -457,7 +457,7 @@ impl Run<'_> {
             seen: counters.seen + tracer.missed()?,
             shown: self.tally.shown(),
             filtered: counters.filtered + counters.other + self.hidden,
-            aggregated: counters.aggregated - self.hidden_more,
+            aggregated: counters.aggregated.saturating_sub(self.hidden_more),
             lost,
             other,
             disagreed: self.tally.disagreed(),
